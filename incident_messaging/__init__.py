@@ -1,0 +1,1 @@
+"""Incident events over Apache Kafka and NATS from plain, blocking Python."""

@@ -1,0 +1,57 @@
+"""The only clock arithmetic: one monotonic deadline per call.
+
+Every time-out of the public API becomes a `Deadline` at the door and is handed on, so that the
+steps of a call share one budget, and a changed system clock shortens none.
+"""
+
+from __future__ import annotations
+
+import time
+
+#: Seconds that `jump` added; only the memory backend's test helper moves it.
+_offset = 0.0
+
+
+def now() -> float:
+    """The monotonic clock in seconds, ahead by what `jump` added."""
+    return time.monotonic() + _offset
+
+
+def jump(seconds: float) -> None:
+    """Move the clock forward, for tests on the memory backend that will not wait for a delay."""
+    global _offset
+    _offset += seconds
+
+
+class Deadline:
+    """A point in time by which a call has to end.
+
+    Attributes:
+        at: The point on `now`'s clock in seconds, or ``None`` for no end.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float | None) -> None:
+        self.at = at
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """A deadline so many seconds from now; ``None`` is never, 0 or less is already over."""
+        return cls(None if seconds is None else now() + seconds)
+
+    def left(self) -> float | None:
+        """Seconds left, never below 0; ``None`` where there is no end."""
+        return None if self.at is None else max(0.0, self.at - now())
+
+    def wait(self, most: float) -> float:
+        """Seconds to wait in one slice: at most ``most``, and never past the end."""
+        return most if self.at is None else max(0.0, min(most, self.at - now()))
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has run out."""
+        return self.at is not None and now() >= self.at
+
+    def __repr__(self) -> str:
+        return "Deadline(never)" if self.at is None else f"Deadline({self.left():.3f} s left)"

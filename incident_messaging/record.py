@@ -1,0 +1,100 @@
+"""The wire form of a message: what a broker takes, and what it hands over.
+
+A `Record` goes out, a `Received` comes in. Neither knows about envelopes, events or types: the
+codec turns one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+#: The map most messages share; never changed.
+NO_HEADERS: Mapping[str, str] = {}
+
+
+@attrs.frozen(kw_only=True)
+class Position:
+    """Where a broker keeps a message: topic, partition and offset, or stream and sequence.
+
+    As ``start`` of a subscription it names the first message wanted.
+    """
+
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    stream: str | None = None
+    sequence: int | None = None
+
+    def __str__(self) -> str:
+        if self.stream is not None:
+            return f"{self.stream}-{self.sequence}"
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+@attrs.define(kw_only=True)
+class Record:
+    """A message on its way out.
+
+    Attributes:
+        topic: The full name on the broker, prefix included.
+        body: The bytes of the envelope.
+        key: What keeps its order, or ``None``.
+        headers: Text by name, the SDK's own included, not yet encoded for a broker.
+        dedup_id: What JetStream compares within its duplicate window (``Nats-Msg-Id``).
+        raw_headers: Pairs to send as they are, beside ``headers``: a dead letter's, of a foreign
+            writer, whose bytes may not be text and whose names may repeat.
+    """
+
+    topic: str
+    body: bytes
+    key: str | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+    dedup_id: str
+    raw_headers: Sequence[tuple[str, bytes]] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of body, key and headers, as ``max_message_size`` counts them."""
+        size = len(self.body)
+        if self.key:
+            size += len(self.key.encode("utf-8", "surrogateescape"))
+        for name, value in self.headers.items():
+            size += len(name) + len(value.encode("utf-8", "surrogateescape"))
+        for name, raw in self.raw_headers:
+            size += len(name) + len(raw)
+        return size
+
+
+@attrs.define(kw_only=True, eq=False)
+class Received:
+    """A message as a broker handed it over.
+
+    Attributes:
+        topic: The full name on the broker, prefix included.
+        body: The bytes; ``None`` is a Kafka tombstone.
+        key: The key as text (foreign bytes by surrogateescape), or ``None``.
+        headers: Decoded text by name; of repeated names the last wins.
+        raw_headers: The pairs as they came.
+        position: Where the broker keeps it.
+        timestamp: When the broker stored it, in Unix seconds.
+        fallback_id: The id of a message that brings no envelope, the same at every redelivery.
+        token: The consumer's own handle for settling; nobody else looks inside.
+    """
+
+    topic: str
+    body: bytes | None
+    key: str | None
+    headers: Mapping[str, str]
+    raw_headers: Sequence[tuple[str, bytes]]
+    position: Position
+    timestamp: float
+    fallback_id: str
+    token: Any = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body, as the prefetch limit counts them."""
+        return len(self.body) if self.body is not None else 0
