@@ -14,6 +14,9 @@ import attrs
 #: The map most messages share; never changed.
 NO_HEADERS: Mapping[str, str] = {}
 
+#: Bytes that a publish leaves free below a server's limit.
+RESERVE = 16_384
+
 
 @attrs.frozen(kw_only=True)
 class Position:
@@ -46,6 +49,8 @@ class Record:
         dedup_id: What JetStream compares within its duplicate window (``Nats-Msg-Id``).
         raw_headers: Pairs to send as they are, beside ``headers``: a dead letter's, of a foreign
             writer, whose bytes may not be text and whose names may repeat.
+        reserve: Bytes to keep free below the server's own limit, so that the message's dead letter,
+            which carries more headers, still fits.
     """
 
     topic: str
@@ -54,6 +59,7 @@ class Record:
     headers: Mapping[str, str] = NO_HEADERS
     dedup_id: str
     raw_headers: Sequence[tuple[str, bytes]] = ()
+    reserve: int = RESERVE
 
     @property
     def size(self) -> int:

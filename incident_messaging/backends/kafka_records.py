@@ -1,0 +1,50 @@
+"""A record in Kafka's own form, and back. Pure.
+
+Text travels as UTF-8. What foreign writers sent may be anything: it is read by surrogateescape, so
+that writing it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import Message
+
+from incident_messaging.record import NO_HEADERS, Position, Received, Record
+
+
+def key_bytes(record: Record) -> bytes | None:
+    """The key as it goes out."""
+    return None if record.key is None else record.key.encode("utf-8", "surrogateescape")
+
+
+def header_pairs(record: Record) -> list[tuple[str, bytes]]:
+    """The headers as they go out: the raw ones first, since of repeated names the last wins."""
+    pairs = list(record.raw_headers)
+    pairs += [(name, value.encode("utf-8", "surrogateescape")) for name, value in record.headers.items()]
+    return pairs
+
+
+def received(message: Message[Any, Any], token: Any) -> Received:
+    """A message as it came in; it must not be an error."""
+    key: Any = message.key()
+    pairs = _raw_headers(message)
+    headers = {name: value.decode("utf-8", "surrogateescape") for name, value in pairs} if pairs else NO_HEADERS
+    position = Position(topic=message.topic(), partition=message.partition(), offset=message.offset())
+    return Received(
+        topic=message.topic() or "",
+        body=message.value(),
+        key=None if key is None else key.decode("utf-8", "surrogateescape"),
+        headers=headers,
+        raw_headers=pairs,
+        position=position,
+        timestamp=max(0, message.timestamp()[1]) / 1000,
+        fallback_id=str(position),
+        token=token,
+    )
+
+
+def _raw_headers(message: Message[Any, Any]) -> Sequence[tuple[str, bytes]]:
+    raw: Any = message.headers()
+    return [(name, value or b"") for name, value in raw] if raw else ()

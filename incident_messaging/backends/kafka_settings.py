@@ -1,0 +1,141 @@
+"""From the configuration to librdkafka's properties.
+
+Names and meanings: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from incident_messaging.backends.base import ConsumerSpec
+from incident_messaging.config import KafkaConfig, MessagingConfig
+
+#: librdkafka's own upper limits.
+_MOST_BYTES = 1_000_000_000
+_MOST = 2_147_483_647
+#: What Kafka adds to body, key and headers of a message; `max_message_size` does not count it.
+_FRAMING = 65_536
+#: The longest a broker holds a fetch back while nothing is new. A topic that is added waits for it.
+_FETCH_WAIT_MS = 100
+
+
+def connection(config: KafkaConfig) -> dict[str, Any]:
+    """What every client of a broker needs: where it is, and how to get in."""
+    properties: dict[str, Any] = {
+        "bootstrap.servers": config.bootstrap_servers,
+        "client.id": config.client_id,
+        "security.protocol": _protocol(config),
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,
+        "socket.timeout.ms": 10_000,
+        "socket.keepalive.enable": True,
+        "socket.nagle.disable": True,
+    }
+    return properties | (_tls(config) if config.enable_ssl else {}) | (_sasl(config) if config.enable_sasl else {})
+
+
+def producer(config: MessagingConfig) -> dict[str, Any]:
+    """What the producer needs beside callbacks."""
+    kafka = config.kafka
+    timeout = max(1, min(kafka.message_timeout_ms, config.publish_timeout_ms))
+    properties = connection(kafka) | {
+        "acks": "all",
+        "enable.idempotence": True,
+        "compression.type": kafka.compression_type,
+        "message.max.bytes": _largest(config),
+        "message.timeout.ms": timeout,
+        "retries": kafka.retries,
+        "retry.backoff.max.ms": 1000,
+        "linger.ms": 0,
+        # Keys land where Java's clients put them, so that other services' order per key is ours too.
+        "partitioner": "murmur2_random",
+        "topic.metadata.propagation.max.ms": min(2000, timeout),
+        # The service's own window is the limit; what has timed out there still counts here for a while.
+        "queue.buffering.max.messages": min(_MOST, max(100_000, 10 * config.max_in_flight)),
+        "queue.buffering.max.kbytes": min(_MOST, max(1_048_576, 4 * config.max_in_flight_bytes // 1024)),
+    }
+    return _with_extra(properties, kafka, debug="feature")
+
+
+def consumer(config: MessagingConfig, spec: ConsumerSpec) -> dict[str, Any]:
+    """What a consumer needs beside callbacks."""
+    kafka = config.kafka
+    largest = _largest(config)
+    properties = connection(kafka) | {
+        "group.id": spec.name,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "allow.auto.create.topics": False,
+        "enable.partition.eof": False,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "fetch.wait.max.ms": _FETCH_WAIT_MS,
+        "fetch.queue.backoff.ms": 20,
+        "fetch.error.backoff.ms": 100,
+        "fetch.max.bytes": max(52_428_800, largest),
+        "message.max.bytes": largest,
+        "receive.message.max.bytes": max(100_000_000, largest + 1024),
+        "queued.min.messages": 10_000,
+        "queued.max.messages.kbytes": 16_384,
+    }
+    return _with_extra(properties | (_membership(kafka) if spec.group else {}), kafka)
+
+
+def _membership(config: KafkaConfig) -> dict[str, Any]:
+    if config.group_protocol == "consumer":
+        return {"group.protocol": "consumer"}  # times and assignor are the broker's there
+    timeout = config.session_timeout_ms
+    properties: dict[str, Any] = {
+        "session.timeout.ms": timeout,
+        "max.poll.interval.ms": max(300_000, timeout),
+        "heartbeat.interval.ms": max(1, min(1000, timeout // 3)),
+    }
+    if not config.exact_group_id:
+        # Members of other services may not know it; ours do, and keep what is not moved.
+        properties["partition.assignment.strategy"] = "cooperative-sticky"
+    return properties
+
+
+def is_incremental(config: KafkaConfig) -> bool:
+    """Whether a group's partitions are given and taken one by one, not all at every change."""
+    return config.group_protocol == "consumer" or not config.exact_group_id
+
+
+def _largest(config: MessagingConfig) -> int:
+    return min(_MOST_BYTES - 1024, config.max_message_size + _FRAMING)
+
+
+def _protocol(config: KafkaConfig) -> str:
+    return ("sasl_" if config.enable_sasl else "") + ("ssl" if config.enable_ssl else "plaintext")
+
+
+def _tls(config: KafkaConfig) -> dict[str, Any]:
+    return _given(
+        {
+            "ssl.ca.location": config.ssl_ca_file,
+            "ssl.certificate.location": config.ssl_cert_file,
+            "ssl.key.location": config.ssl_key_file,
+            "ssl.key.password": config.resolve_ssl_key_password(),
+        }
+    )
+
+
+def _sasl(config: KafkaConfig) -> dict[str, Any]:
+    return _given(
+        {
+            "sasl.mechanism": config.sasl_mechanism,
+            "sasl.username": config.sasl_username,
+            "sasl.password": config.resolve_sasl_password(),
+        }
+    )
+
+
+def _given(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) for name, value in properties.items() if value is not None}
+
+
+def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str | None = None) -> dict[str, Any]:
+    properties |= config.extra
+    if debug is not None:  # the link reads the broker's versions from it (kafka_link.py)
+        properties["debug"] = ",".join(filter(None, [config.extra.get("debug"), debug]))
+    return properties

@@ -1,0 +1,471 @@
+"""The one connection of a NATS backend: made, kept, and its troubles put into words. Lives on the loop.
+
+Everything that uses it is a `Rider`: told when it is up, down, or given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, Protocol
+
+import attrs
+import nats.errors
+
+from incident_messaging.backends.nats_client import Client, Handler
+from incident_messaging.backends.nats_options import (
+    Refusal,
+    bare,
+    connection_failed,
+    options,
+    refusal,
+    secrets,
+    wants_tls,
+)
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import ConfigurationError, ConnectionFailed, MessagingError
+
+_log = logging.getLogger("incident_messaging.nats")
+
+#: The oldest server that is supported (pull heartbeats, consumer creation by name).
+_OLDEST = (2, 10)
+#: Seconds an address gets to answer before the next one is asked.
+_ADDRESS_SECS = 2.0
+#: Seconds between two tries at first; doubled up to ``reconnect_delay_ms``.
+_FIRST_DELAY = 0.02
+#: How often the client is looked after.
+_WATCH_SECS = 0.5
+
+#: Above what the windows of the SDK let in: nats-py never waits in the middle of a write.
+_PENDING_BYTES = 1 << 40
+
+_DENIED = re.compile(r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\"")
+
+
+class Rider(Protocol):
+    """Who uses the connection. All are called on the loop and must not raise."""
+
+    def up(self) -> None:
+        """Connected, for the first time or again: everything may be written."""
+
+    def down(self) -> None:
+        """The connection is lost; what was written may be lost with it."""
+
+    def denied(self, action: str, subject: str) -> None:
+        """The server refused ``publish`` or ``subscription`` on a subject (in lower case)."""
+
+    def gave_up(self, error: MessagingError) -> None:
+        """There is no connection and nobody is trying any more."""
+
+
+@attrs.define
+class _Subscription:
+    subject: str
+    queue: str
+    handler: Handler
+
+
+class Connection:
+    """Guarantees: after the first connection it is rebuilt for ever (or as often as configured), also where
+    nats-py has closed for good; `state` and `error` may be read from any thread.
+    """
+
+    def __init__(self, config: MessagingConfig) -> None:
+        self._config = config
+        self.state: Literal["new", "connected", "disconnected", "closed"] = "new"
+        self.error: str | None = None
+        self.max_payload = config.max_message_size
+        self.inbox = f"_INBOX.{os.urandom(12).hex()}"
+        self._client: Client | None = None
+        self._riders: list[Rider] = []
+        self._subscriptions: dict[int, _Subscription] = {}
+        self._last_sid = 0
+        self._task: asyncio.Task[None] | None = None
+        self._until = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._dropped: set[asyncio.Task[None]] = set()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._replies: dict[int, asyncio.Future[tuple[bytes, bytes | None] | None]] = {}
+        self._last_reply = 0
+        self.listen(f"{self.inbox}.r.*", self._reply)
+
+    # -- use ------------------------------------------------------------------------------------------------
+
+    @property
+    def online(self) -> bool:
+        """Whether commands may be written."""
+        return self.state == "connected"
+
+    @property
+    def ever(self) -> bool:
+        """Whether there ever was a connection."""
+        return self.state in ("connected", "disconnected")
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the server said about itself."""
+        return self._client.server_info if self._client else {}
+
+    def attach(self, rider: Rider) -> None:
+        """Tell a rider from now on; it is told ``up`` only by the next connection."""
+        self._riders.append(rider)
+
+    def detach(self, rider: Rider) -> None:
+        """Tell a rider nothing more."""
+        with suppress(ValueError):
+            self._riders.remove(rider)
+
+    def write(self, data: bytes) -> None:
+        """Write commands; lost while offline, and riders are told to write anew."""
+        if self.online and self._client is not None and data:
+            self._client.write(data)
+
+    async def barrier(self) -> bool:
+        """Whether the server has taken all that was written before; false when the connection went."""
+        if not self.online or self._client is None:
+            return False
+        return await self._client.barrier()
+
+    def confirm(self, then: Callable[[bool], None]) -> None:
+        """As `barrier`, for callers that do not wait."""
+        if self._client is None or not self.online:
+            then(False)
+            return
+        self._client.barrier().add_done_callback(lambda done: then(not done.cancelled() and done.result()))
+
+    def listen(self, subject: str, handler: Handler, queue: str = "") -> int:
+        """Subscribe, now and after every reconnect; returns a number for `deafen`."""
+        self._last_sid += 1
+        self._subscriptions[self._last_sid] = entry = _Subscription(subject, queue, handler)
+        if self._client is not None:
+            self._client.handlers[self._last_sid] = handler
+        self.write(_subscribe_command(self._last_sid, entry))
+        return self._last_sid
+
+    def deafen(self, sid: int) -> None:
+        """Unsubscribe; what is on its way is still handed over, until the next `barrier`."""
+        if self._subscriptions.pop(sid, None) is not None:
+            self.write(b"UNSUB %d\r\n" % sid)
+
+    def forget(self, sid: int) -> None:
+        """Hand nothing more to the handler of a subscription."""
+        self.deafen(sid)
+        if self._client is not None:
+            self._client.handlers.pop(sid, None)
+
+    async def request(self, subject: str, body: bytes) -> tuple[bytes, bytes | None] | None:
+        """Body and headers of the answer; ``None`` when the connection went or nobody answered in time."""
+        self._last_reply += 1
+        number = self._last_reply
+        future: asyncio.Future[tuple[bytes, bytes | None] | None]
+        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.write(b"PUB %s %s.r.%d %d\r\n%s\r\n" % (
+                subject.encode(), self.inbox.encode(), number, len(body), body,
+            ))
+            return await asyncio.wait_for(future, self._config.nats.request_timeout_ms / 1000)
+        except asyncio.TimeoutError:
+            return None
+        finally:
+            self._replies.pop(number, None)
+
+    def _reply(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
+        future = self._replies.get(int(subject.rpartition(".")[2]))
+        if future is not None and not future.done():
+            future.set_result((body, headers))
+
+    async def until_up(self, deadline: Deadline | None = None) -> None:
+        """Return when connected; starts connecting where nobody does.
+
+        Raises:
+            ConnectionFailed: Every address has said no, or none had answered by the deadline.
+            ConfigurationError: The server is too old, or an option is not usable.
+        """
+        if self.online:
+            return
+        self.want(deadline)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait_for(waiter, deadline.left() if deadline else None)
+        except asyncio.TimeoutError:
+            if waiter.done() and not waiter.cancelled():
+                raise
+            raise self.failed("no answer in time") from None
+        finally:
+            self._waiters.discard(waiter)
+
+    def failed(self, words: str) -> ConnectionFailed:
+        """The error for who waited in vain, with the last trouble where it is known."""
+        return ConnectionFailed(
+            f"NATS connection failed: {self.error or f'{words} ({self._addresses()})'}",
+            code="unreachable",
+            backend="nats",
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    def want(self, deadline: Deadline | None = None) -> None:
+        """Start connecting, unless it is done or somebody does."""
+        at = (deadline or Deadline.after(self._config.connect_timeout_ms / 1000)).at
+        self._until = max(self._until, at or 0.0)
+        if self.state == "closed" or self._client is not None or self._task is not None:
+            return
+        self._task = asyncio.get_running_loop().create_task(self._connect())
+
+    async def close(self, deadline: Deadline) -> None:
+        """Drop the connection for good, politely as far as the deadline allows."""
+        self.state = "closed"
+        for handle in (self._watch, self._task):
+            if handle is not None:
+                handle.cancel()
+        self._fail_all(ConnectionFailed("NATS connection closed", backend="nats"))
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client, deadline.wait(1.0))
+
+    async def _connect(self) -> None:
+        try:
+            if self.ever:
+                await self._connect_again()
+            else:
+                await self._connect_first()
+        except MessagingError as exc:
+            self._give_up(exc)
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            _log.exception("NATS connection failed")
+            error = ConnectionFailed(f"NATS connection failed: {exc!r}", backend="nats")
+            error.__cause__ = exc
+            self._give_up(error)
+        finally:
+            self._task = None
+
+    async def _connect_first(self) -> None:
+        while True:
+            refusals = await self._ask_all()
+            if not refusals:
+                return
+            if Deadline(self._until).over or all(no.final for no in refusals):
+                raise connection_failed(refusals)
+            await asyncio.sleep(_FIRST_DELAY)
+
+    async def _connect_again(self) -> None:
+        delay = _FIRST_DELAY
+        while await self._ask_all():
+            await asyncio.sleep(delay)
+            delay = self._next_delay(delay)
+
+    async def _ask_all(self) -> list[Refusal]:
+        """Ask every address once; none has refused once connected."""
+        urls = list(self._config.nats.servers)
+        random.shuffle(urls)
+        refusals = []
+        for url in urls:
+            asked = await self._ask(url)
+            if isinstance(asked, Client):
+                self._adopt(asked, [other for other in urls if other != url])
+                return []
+            refusals.append(asked)
+        self.error = "; ".join(str(no) for no in refusals)
+        return refusals
+
+    async def _ask(self, url: str) -> Client | Refusal:
+        troubles: list[Exception] = []
+
+        async def note(exc: Exception) -> None:
+            if not isinstance(exc, nats.errors.NoServersError):
+                troubles.append(exc)
+
+        config = self._config.nats
+        patience = _ADDRESS_SECS if self.ever else max(0.05, Deadline(self._until).wait(_ADDRESS_SECS))
+        client = Client(tls=wants_tls(config, url), on_down=self._down)
+        attempt = asyncio.get_running_loop().create_task(
+            client.connect(
+                [url],
+                error_cb=note,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=_FIRST_DELAY,  # type: ignore[arg-type]  # any number will do
+                connect_timeout=patience,  # type: ignore[arg-type]
+                pending_size=_PENDING_BYTES,
+                **options(config),
+                **secrets(config),
+            )
+        )
+        try:
+            # Not wait_for: nats-py swallows cancellations.
+            await asyncio.wait({attempt}, timeout=patience)
+            if not attempt.done():
+                raise asyncio.TimeoutError
+            await attempt
+            _check(client)
+            return client
+        except ConfigurationError:
+            client.abort()
+            raise
+        except Exception as exc:
+            client.abort()
+            return refusal(troubles[-1] if troubles else exc, bare(url))
+        finally:
+            attempt.cancel()
+
+    def _adopt(self, client: Client, others: list[str]) -> None:
+        if self.state == "closed":
+            client.abort()
+            return
+        client.keep(
+            others,
+            attempts=self._config.nats.max_reconnect_attempts,
+            error_cb=self._trouble,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed_for_good,
+            lame_duck_mode_cb=self._lame_duck,
+        )
+        client.options["connect_timeout"] = _ADDRESS_SECS
+        client.handlers.update({sid: entry.handler for sid, entry in self._subscriptions.items()})
+        self._client = client
+        self._up()
+        if self._watch is None:
+            self._look_after()
+
+    def _next_delay(self, delay: float) -> float:
+        return min(delay * 2, self._config.nats.reconnect_delay_ms / 1000) * random.uniform(0.75, 1.0)
+
+    def _up(self) -> None:
+        client = self._client
+        if client is None or self.state == "closed":
+            return
+        if self.state == "disconnected":
+            _log.warning("NATS connection is back (%s)", self._where())
+        else:
+            _log.info("NATS connection made (%s)", self._where())
+        self.state = "connected"
+        self.max_payload = client.max_payload
+        client.options["reconnect_time_wait"] = _FIRST_DELAY
+        self.write(b"".join(_subscribe_command(sid, entry) for sid, entry in self._subscriptions.items()))
+        for rider in list(self._riders):
+            rider.up()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _down(self) -> None:
+        if self.state != "connected":
+            return
+        self.state = "disconnected"
+        self.error = f"connection lost ({self._where()})"
+        _log.warning("NATS %s, connecting again", self.error)
+        if self._client is not None:
+            # Rotated secrets count from the next attempt on.
+            self._client.options.update(_secrets(self._config.nats))
+        for future in self._replies.values():
+            if not future.done():
+                future.set_result(None)
+        for rider in list(self._riders):
+            rider.down()
+
+    async def _reconnected(self) -> None:
+        self._up()
+
+    async def _trouble(self, exc: Exception) -> None:
+        denied = _DENIED.search(str(exc))
+        if denied is not None:
+            self.error = str(exc).removeprefix("nats: ")
+            _log.error("NATS: %s", self.error)
+            for rider in list(self._riders):
+                rider.denied(denied[1], denied[2])
+        elif self.state == "disconnected" and self._client is not None:
+            with suppress(ConfigurationError):
+                self.error = str(refusal(exc, self._addresses()))
+            delay = self._client.options["reconnect_time_wait"]
+            self._client.options["reconnect_time_wait"] = self._next_delay(delay)
+
+    async def _lame_duck(self) -> None:
+        # The server is about to leave and closes its clients one by one: go before it does.
+        if self._client is not None and len(self._client.servers) > 1:
+            await asyncio.sleep(random.uniform(0, 1))
+            await self._client.reconnect(nats.errors.StaleConnectionError())
+
+    async def _closed_for_good(self) -> None:
+        self._down()
+        self._client = None
+        if self.state == "closed":
+            return
+        if self._config.nats.max_reconnect_attempts >= 0:
+            self._give_up(self.failed("every address was tried often enough"))
+        else:
+            self.want()
+
+    def _give_up(self, error: MessagingError) -> None:
+        if self.state == "closed":
+            return
+        self.error = str(error).removeprefix("NATS connection failed: ")
+        _log.error("%s", error)
+        self._fail_all(error)
+
+    def _fail_all(self, error: MessagingError) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        for future in self._replies.values():
+            if not future.done():
+                future.set_result(None)
+        for rider in list(self._riders):
+            rider.gave_up(error)
+
+    def _look_after(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(_WATCH_SECS, self._look_after)
+        client = self._client
+        if client is None or not client.is_stuck():
+            return
+        _log.warning("NATS client stopped working, making a new one")
+        self._down()
+        self._client = None
+        self._drop(client)
+        self.want()
+
+    def _drop(self, client: Client) -> None:
+        client.handlers.clear()
+        task = asyncio.get_running_loop().create_task(_close(client, 0.0))
+        self._dropped.add(task)
+        task.add_done_callback(self._dropped.discard)
+
+    def _where(self) -> str:
+        url = self._client.connected_url if self._client else None
+        return bare(url.geturl()) if url is not None else self._addresses()
+
+    def _addresses(self) -> str:
+        return ", ".join(bare(url) for url in self._config.nats.servers)
+
+
+def _subscribe_command(sid: int, entry: _Subscription) -> bytes:
+    return b"SUB %s %s %d\r\n" % (entry.subject.encode(), entry.queue.encode(), sid)
+
+
+def _check(client: Client) -> None:
+    version = str(client.server_info.get("version", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _OLDEST:
+        raise ConfigurationError(
+            f"NATS server {version} is too old: {'.'.join(map(str, _OLDEST))} or later is needed", backend="nats"
+        )
+    if not client.is_connected:
+        raise nats.errors.UnexpectedEOF
+
+
+async def _close(client: Client, patience: float) -> None:
+    """Close as nats-py does while the patience lasts, then drop what is left."""
+    task = asyncio.get_running_loop().create_task(client.close())
+    if patience:
+        await asyncio.wait({task}, timeout=patience)
+    client.abort()
+    await asyncio.wait({task}, timeout=0.2)
+    task.cancel()

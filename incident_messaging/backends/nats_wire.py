@@ -1,0 +1,153 @@
+"""Records and messages as NATS puts them on the wire. Pure.
+
+Protocol: https://docs.nats.io/reference/reference-protocols/nats-protocol; headers: ADR-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import attrs
+
+from incident_messaging.record import Position, Received, Record
+
+#: The header that carries a record's key: NATS knows no keys.
+KEY_HEADER = "x-key"
+#: The header whose value JetStream compares within a stream's duplicate window.
+ID_HEADER = "Nats-Msg-Id"
+
+#: What a header's value may hold as it is: printable ASCII but the per cent sign.
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+#: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
+_TOKEN = "!#$&'*+-.^_`|~"
+_ACK_TOKENS = 9
+
+
+@attrs.frozen
+class Metadata:
+    """What the reply subject of a JetStream message says about it."""
+
+    stream: str
+    sequence: int
+    timestamp: float
+    pending: int
+
+
+def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> bytes:
+    """The command that publishes a message; ``headers`` as from `encode_headers`, or empty."""
+    if not headers:
+        return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(body), body)
+    size = len(headers)
+    return b"HPUB %s %s %d %d\r\n%s%s\r\n" % (
+        subject.encode(),
+        reply.encode(),
+        size,
+        size + len(body),
+        headers,
+        body,
+    )
+
+
+def encode_headers(record: Record, *, dedup: bool) -> bytes:
+    """The header block of a record; with ``dedup`` it carries the id that JetStream compares."""
+    lines = ["NATS/1.0"]
+    if dedup:
+        lines.append(f"{ID_HEADER}: {_encode(record.dedup_id)}")
+    for name, value in record.headers.items():
+        if name != KEY_HEADER:
+            lines.append(f"{_encode_name(name)}: {_encode(value)}")
+    if record.key is not None:
+        lines.append(f"{KEY_HEADER}: {_encode(record.key)}")
+    block = "\r\n".join(lines).encode()
+    for name, raw in record.raw_headers:
+        # As they came: only what would break the block is taken out.
+        block += b"\r\n%s: %s" % (_encode_name(name).encode(), raw.replace(b"\r", b" ").replace(b"\n", b" "))
+    return block + b"\r\n\r\n"
+
+
+def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
+    """The pairs of a header block, values as they are on the wire without the blanks around them."""
+    if not block:
+        return []
+    pairs = []
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            pairs.append((name.strip().decode("utf-8", "surrogateescape"), value.strip()))
+    return pairs
+
+
+def status_of(block: bytes | None) -> tuple[str, str, Mapping[str, str]]:
+    """Code, description and headers of a server's status message (``100``, ``408``, ...), or blanks."""
+    if not block or block[8:9] != b" ":
+        return "", "", {}
+    first = block.split(b"\r\n", 1)[0].decode("ascii", "replace")
+    headers = {name: raw.decode("ascii", "replace") for name, raw in split_headers(block)}
+    return first[9:12], first[13:].strip(), headers
+
+
+def received(subject: str, block: bytes | None, body: bytes, meta: Metadata | None, now: float) -> Received:
+    """The message as the SDK sees it; without metadata (core NATS) its time is ``now``."""
+    headers: dict[str, str] = {}
+    raw_headers = []
+    message_id = key = None
+    for name, raw in split_headers(block):
+        if name[:5].lower() == "nats-":
+            message_id = decode(raw) if name == ID_HEADER else message_id
+            continue
+        raw_headers.append((name, raw))
+        headers[name] = decode(raw)
+    if KEY_HEADER in headers:
+        key = headers[KEY_HEADER]
+    if meta is None:
+        position, timestamp = Position(topic=subject), now
+    else:
+        position, timestamp = Position(stream=meta.stream, sequence=meta.sequence), meta.timestamp
+    return Received(
+        topic=subject,
+        body=body,
+        key=key,
+        headers=headers,
+        raw_headers=raw_headers,
+        position=position,
+        timestamp=timestamp,
+        fallback_id=message_id or str(position),
+    )
+
+
+def metadata(reply: str) -> Metadata:
+    """What a JetStream reply subject says, with a domain in it or without (ADR-15).
+
+    Raises:
+        ValueError: It is not such a subject.
+    """
+    tokens = reply.split(".")
+    if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _ACK_TOKENS:
+        raise ValueError(f"not a JetStream reply subject: {reply:.200}")
+    at = 2 if len(tokens) == _ACK_TOKENS else 4
+    return Metadata(
+        tokens[at], int(tokens[at + 3]), int(tokens[at + 5]) / 1e9, int(tokens[at + 6])
+    )
+
+
+def decode(raw: bytes) -> str:
+    """A header's value as text; bytes that are no UTF-8 by surrogateescape."""
+    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "surrogateescape")
+
+
+def _encode(value: str) -> str:
+    # The way of nearly all values: nothing to do.
+    if value.isascii() and value.isprintable() and "%" not in value and value == value.strip():
+        return value
+    encoded = quote_from_bytes(value.encode("utf-8", "surrogateescape"), safe=_PLAIN)
+    # The protocol drops blanks at both ends.
+    core = encoded.strip(" ")
+    lead = len(encoded) - len(encoded.lstrip(" "))
+    return "%20" * lead + core + "%20" * (len(encoded) - len(core) - lead)
+
+
+def _encode_name(name: str) -> str:
+    if name.isascii() and name.replace("-", "").replace("_", "").isalnum():
+        return name
+    return quote_from_bytes(name.encode("utf-8", "surrogateescape"), safe=_TOKEN)

@@ -1,0 +1,151 @@
+"""One broker consumer for all broadcasts of a process on one topic.
+
+A consumer costs threads, sockets and a copy of the topic's traffic; two hundred open pages that
+watch the same topic need one. What it receives is acknowledged at once and handed to every reader;
+a reader that falls behind cannot slow the others down, so it is ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, MessageProducer, Sink
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import ConsumeFailed, MessagingError
+from incident_messaging.record import Received
+
+
+class Broadcasts:
+    """The shared consumers of one broker, by topic."""
+
+    def __init__(self, broker: MessageProducer) -> None:
+        self._broker = broker
+        self._lock = threading.Lock()
+        self._shared: dict[str, Shared] = {}
+
+    def reader(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
+        """A reader of the topic from now on, which opens the shared consumer if it is the first."""
+        with self._lock:
+            shared = self._shared.get(spec.topic)
+            if shared is None or shared.over:
+                shared = self._shared[spec.topic] = Shared(self._broker, spec)
+        return Reader(shared, spec, sink)
+
+
+class Shared:
+    """The sink of the shared consumer: it hands on to every reader."""
+
+    def __init__(self, broker: MessageProducer, spec: ConsumerSpec) -> None:
+        self._opening = threading.Lock()  # held while the consumer opens or closes
+        self._lock = threading.Lock()
+        self._readers: list[Reader] = []
+        self._consumer = broker.consumer(attrs.evolve(spec, prefetch=max(spec.prefetch, 1000)), self)
+        self._open = False
+        self.over = False
+
+    def join(self, reader: Reader, deadline: Deadline) -> bool:
+        """Let a reader in; false if the last one has just left and the consumer with it."""
+        with self._opening:
+            if self.over:
+                return False
+            if not self._open:
+                try:
+                    self._consumer.open(deadline)
+                except BaseException:
+                    self.over = True
+                    self._consumer.close(Deadline.after(1.0))
+                    raise
+                self._open = True
+            with self._lock:
+                self._readers.append(reader)
+            return True
+
+    def leave(self, reader: Reader, deadline: Deadline) -> None:
+        """Let a reader go; the last one closes the consumer."""
+        with self._opening:
+            with self._lock:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+                last = not self._readers and self._open and not self.over
+            if last:
+                self.over = True
+                self._consumer.close(deadline)
+
+    def deliver(self, batch: Sequence[Received]) -> None:
+        """Hand a batch to every reader."""
+        with self._lock:
+            readers = list(self._readers)
+        for reader in readers:
+            reader.offer(batch)
+        self._consumer.ack(batch)
+
+    def forget(self, gone: Callable[[Received], bool]) -> None:
+        """Nothing is anybody's own in a broadcast."""
+
+    def ended(self, error: MessagingError) -> None:
+        """The consumer is over: so is every reader."""
+        with self._lock:
+            readers, self.over = list(self._readers), True
+        for reader in readers:
+            reader.end(error)
+
+
+class Reader(MessageConsumer):
+    """One subscription's part in a shared consumer."""
+
+    def __init__(self, shared: Shared, spec: ConsumerSpec, sink: Sink) -> None:
+        self._shared = shared
+        self._spec = spec
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._unread = 0
+        self._over = False
+
+    def open(self, deadline: Deadline) -> None:
+        """Join; what is published from now on is delivered."""
+        if not self._shared.join(self, deadline):
+            raise ConsumeFailed(f"the broadcast of {self._spec.topic} ended while joining", code="lost_place")
+
+    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
+        """Only makes room; a broadcast has no place on the broker."""
+        with self._lock:
+            self._unread -= len(batch)
+
+    def extend(self, batch: Sequence[Received]) -> None:
+        """Nothing to tell the broker."""
+
+    def close(self, deadline: Deadline) -> None:
+        """Leave."""
+        self._over = True
+        self._shared.leave(self, deadline)
+
+    def offer(self, batch: Sequence[Received]) -> None:
+        """Take a batch, or end: the reader has fallen behind."""
+        with self._lock:
+            if self._over:
+                return
+            self._unread += len(batch)
+            behind, self._over = self._unread, self._unread > self._spec.prefetch
+        if not self._over:
+            self._sink.deliver(batch)
+            return
+        self._sink.ended(
+            ConsumeFailed(
+                f"the reader of {self._spec.topic} fell {behind:,} messages behind (prefetch"
+                f" {self._spec.prefetch:,}); read faster, raise prefetch, or use a group",
+                code="slow_reader",
+            )
+        )
+
+    def end(self, error: MessagingError) -> None:
+        """The shared consumer is over."""
+        self._sink.ended(error)
+
+
+def shares(spec: ConsumerSpec, start: Any) -> bool:
+    """Whether a subscription may share: a broadcast of what comes from now on."""
+    return spec.group is None and start in (None, "latest")

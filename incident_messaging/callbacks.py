@@ -1,0 +1,112 @@
+"""The thread on which the callbacks of futures run, and small things happen after a delay."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from incident_messaging.deadline import Deadline, now
+
+if TYPE_CHECKING:
+    from incident_messaging.publishing import PublishReceipt
+
+log = logging.getLogger("incident_messaging")
+
+
+class CallbackThread:
+    """Runs callables one after another, on one daemon thread that starts with the first.
+
+    A service has two: one for the users' callbacks, which may publish and wait, and one for what
+    the SDK itself does after a delay, so that a slow callback holds none of that up.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._wake = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], Any]]] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._done = threading.Event()
+
+    def submit(self, run: Callable[[], Any], delay: float = 0.0) -> None:
+        """Run it after ``delay`` seconds; what it raises is logged. Dropped after `close`."""
+        with self._wake:
+            if self._closing:
+                return
+            heapq.heappush(self._due, (now() + delay, next(self._order), run))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def close(self, deadline: Deadline) -> bool:
+        """Run what is due now, drop what is delayed, end. False if a callback would not end."""
+        with self._wake:
+            self._closing = True
+            running = self._thread is not None
+            self._wake.notify()
+        if not running or threading.current_thread() is self._thread:
+            return True
+        return self._done.wait(deadline.left())
+
+    def _run(self) -> None:
+        try:
+            while (run := self._next()) is not None:
+                try:
+                    run()
+                except BaseException:
+                    log.exception("a callback failed")
+        finally:
+            self._done.set()
+
+    def _next(self) -> Callable[[], Any] | None:
+        with self._wake:
+            while True:
+                due = self._due[0][0] if self._due else None
+                if due is not None and due <= now():
+                    return heapq.heappop(self._due)[2]
+                if self._closing:
+                    return None
+                self._wake.wait(None if due is None else due - now())
+
+
+class PublishFuture(Future["PublishReceipt"]):
+    """The outcome of a ``publish_nowait``: running from birth, so that ``cancel`` is always false.
+
+    It is completed on a broker's thread; its callbacks run on the callback thread, where they may
+    publish. A failure that nobody asked for is logged.
+    """
+
+    def __init__(self, callbacks: CallbackThread, topic: str) -> None:
+        super().__init__()
+        self._callback_thread = callbacks
+        self._topic = topic
+        self._asked = False
+        self.set_running_or_notify_cancel()
+
+    def add_done_callback(self, fn: Callable[[Future[PublishReceipt]], object]) -> None:
+        """Call ``fn`` with the future when it is done, on the callback thread."""
+        self._asked = True
+        super().add_done_callback(lambda future: self._callback_thread.submit(lambda: fn(future)))
+
+    def result(self, timeout: float | None = None) -> PublishReceipt:
+        """The receipt, or the publish's error raised; ``TimeoutError`` after ``timeout`` seconds."""
+        self._asked = True
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The publish's error or ``None``; ``TimeoutError`` after ``timeout`` seconds."""
+        self._asked = True
+        return super().exception(timeout)
+
+    def __del__(self) -> None:
+        if not self._asked and self.done():
+            error = super().exception(0)
+            if error is not None:
+                log.error("publish_nowait to %s failed, and nobody asked for its outcome: %s", self._topic, error)

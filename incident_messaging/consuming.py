@@ -1,0 +1,147 @@
+"""What a subscription is asked to be: its options, checked, and the plan made of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import Generic, TypedDict, TypeVar
+
+import attrs
+
+from incident_messaging import topics
+from incident_messaging.backends.base import ConsumerSpec, Start
+from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
+from incident_messaging.delivery import Delivery
+from incident_messaging.errors import ConfigurationError
+from incident_messaging.record import Position
+
+T = TypeVar("T")
+
+#: Messages that a group's member holds unsettled, and that a broadcast's reader may fall behind.
+PREFETCH, BROADCAST_PREFETCH = 1_000, 10_000
+
+
+class ConsumeOptions(TypedDict, total=False):
+    """The keyword arguments of ``consume``."""
+
+    group: str | None
+    broadcast: bool
+    start: Start | None
+    auto_ack: bool
+    prefetch: int | None
+    retry: RetryPolicy | None
+    backend: MessagingBackend | str | None
+
+
+class SubscribeOptions(ConsumeOptions, Generic[T], total=False):
+    """The keyword arguments of ``subscribe``."""
+
+    callback: Callable[[Delivery[T]], object] | None
+    concurrency: int
+    handler_timeout: float | None
+    timeout: float | None
+
+
+class HandlerOptions(ConsumeOptions, total=False):
+    """The keyword arguments of ``handler``."""
+
+    concurrency: int
+    handler_timeout: float | None
+    timeout: float | None
+
+
+@attrs.frozen(kw_only=True)
+class Wish:
+    """The options of one subscription, as the caller gave them.
+
+    Raises:
+        ConfigurationError: One is not allowed, or two contradict each other.
+    """
+
+    topic: str
+    callback: Callable[..., object] | None = None
+    group: str | None = None
+    broadcast: bool = False
+    start: Start | None = None
+    auto_ack: bool = True
+    concurrency: int = 1
+    prefetch: int | None = None
+    retry: RetryPolicy | None = None
+    handler_timeout: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.broadcast and self.group is not None:
+            raise ConfigurationError(f"broadcast takes no group, got group={self.group!r}: it sees every message")
+        if self.group is not None and not (isinstance(self.group, str) and self.group.strip()):
+            raise ConfigurationError(f"group {self.group!r} is not allowed: a name that is not empty")
+        for name in ("concurrency", "prefetch"):
+            self._check_count(name, getattr(self, name))
+        if self.callback is not None and not callable(self.callback):
+            raise ConfigurationError(f"callback {self.callback!r} is not callable")
+        if self.concurrency != 1 and self.callback is None:
+            raise ConfigurationError("concurrency needs a callback: an iterator runs in the caller's threads")
+        if self.handler_timeout is not None and self.handler_timeout <= 0:
+            raise ConfigurationError(f"handler_timeout {self.handler_timeout!r} is not allowed: more than 0 seconds")
+        self._check_start()
+
+    def spec(self, config: MessagingConfig, backend: MessagingBackend) -> ConsumerSpec:
+        """What to ask of a broker."""
+        topic = topics.full_pattern(config.topic_prefix, self.topic)
+        group = None if self.broadcast else self.group or config.kafka.group_id
+        return ConsumerSpec(
+            topic=topic,
+            group=group,
+            name=_place(config, backend, group, topic),
+            start=self._start(config, backend),
+            prefetch=self.prefetch or (BROADCAST_PREFETCH if self.broadcast else PREFETCH),
+            prefetch_bytes=config.max_in_flight_bytes,
+            dead_letter_topic=topics.full_name(config.topic_prefix, config.dlq_topic) if config.enable_dlq else None,
+        )
+
+    def _start(self, config: MessagingConfig, backend: MessagingBackend) -> Start:
+        core = backend is MessagingBackend.NATS and config.nats.delivery == "core"
+        if core and self.start not in (None, "latest"):
+            raise ConfigurationError(f"start {self.start!r} is not allowed with core delivery: nothing is kept")
+        return self.start or ("latest" if self.broadcast or core else "earliest")
+
+    @staticmethod
+    def _check_count(name: str, value: int | None) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigurationError(f"{name} {value!r} is not allowed: a whole number from 1")
+
+    def _check_start(self) -> None:
+        start = self.start
+        if isinstance(start, datetime) and start.tzinfo is None:
+            raise ConfigurationError(f"start {start!r} has no time zone: use an aware datetime")
+        if start not in (None, "earliest", "latest") and not isinstance(start, datetime | Position):
+            raise ConfigurationError(
+                f"start {start!r} is not allowed: None, 'earliest', 'latest', an aware datetime or a Position"
+            )
+
+
+def _place(config: MessagingConfig, backend: MessagingBackend, group: str | None, topic: str) -> str:
+    if group is None:
+        return f"broadcast-{uuid.uuid4().hex[:12]}"
+    if backend is MessagingBackend.NATS:
+        return topics.durable_name(group, topic)
+    return topics.place_name(group, topic, exact=config.kafka.exact_group_id)
+
+
+def backend_of(value: MessagingBackend | str | None) -> MessagingBackend | None:
+    """A backend by member or name.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    if value is None or isinstance(value, MessagingBackend):
+        return value
+    try:
+        return MessagingBackend(str(value).lower())
+    except ValueError:
+        allowed = ", ".join(member.value for member in MessagingBackend)
+        raise ConfigurationError(f"backend {value!r} is not allowed: {allowed}") from None
+
+
+
+

@@ -1,0 +1,105 @@
+"""What becomes of a message that was given up: its dead letter."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import attrs
+
+from incident_messaging.record import Received, Record
+
+#: Characters of a stack trace that a dead letter keeps, the last ones.
+STACK_LIMIT = 8_192
+
+#: Names that a dead letter does not take over: the last dead letter's, and the broker's own.
+_NOT_COPIED = ("x-dlq-", "x-redrive-", "nats-", "x-key")
+
+
+@attrs.define(kw_only=True)
+class Grave:
+    """Why a message was given up, in words that survive the exception.
+
+    Attributes:
+        record: The dead letter, once made; it may be shed of what does not fit.
+        tries: How often it was sent.
+    """
+
+    type: str
+    message: str
+    stack: str
+    attempts: int
+    record: Record | None = None
+    tries: int = 0
+
+    @classmethod
+    def of(cls, error: BaseException, attempts: int) -> Grave:
+        """Write down what an exception says."""
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        stack = "".join(traceback.format_exception(error))
+        return cls(type=name, message=str(error), stack=stack[-STACK_LIMIT:], attempts=attempts)
+
+
+def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, backend: str) -> Record:
+    """The record that keeps a message: its bytes, key and headers, and why it is here.
+
+    Args:
+        received: The original.
+        grave: Why.
+        topic: The full dead-letter topic.
+        group: The group that gave it up.
+        backend: The broker's short name.
+    """
+    redriven = received.headers.get("x-redrive-count", "0")
+    headers = {
+        "x-dlq-original-topic": received.topic,
+        **_place(received),
+        "x-dlq-exception-type": grave.type,
+        "x-dlq-exception-message": grave.message,
+        "x-dlq-stacktrace": grave.stack,
+        "x-dlq-attempts": str(grave.attempts),
+        "x-dlq-group": group,
+        "x-dlq-backend": backend,
+        "x-dlq-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "x-dlq-redrive-count": redriven,
+    }
+    suffix = f":r{redriven}" if redriven != "0" else ""
+    return Record(
+        topic=topic,
+        body=received.body or b"",
+        key=received.key,
+        headers=headers,
+        dedup_id=f"dlq:{group}:{received.position}{suffix}",
+        raw_headers=_kept(received.raw_headers),
+        reserve=0,
+    )
+
+
+def shed(record: Record) -> Record | None:
+    """The same dead letter without the next thing that it can do without, or ``None``.
+
+    In turn: the stack trace, the exception's message, the user's headers. The rest says where it
+    came from and stays.
+    """
+    for name in ("x-dlq-stacktrace", "x-dlq-exception-message"):
+        if name in record.headers:
+            return attrs.evolve(record, headers={k: v for k, v in record.headers.items() if k != name})
+    if record.raw_headers:
+        return attrs.evolve(record, raw_headers=())
+    return None
+
+
+def _place(received: Received) -> Mapping[str, str]:
+    position = received.position
+    if position.stream is not None:
+        return {"x-dlq-original-stream": position.stream, "x-dlq-original-sequence": str(position.sequence)}
+    return {
+        "x-dlq-original-partition": str(position.partition),
+        "x-dlq-original-offset": str(position.offset),
+    }
+
+
+def _kept(pairs: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    return [(name, raw) for name, raw in pairs if not name.lower().startswith(_NOT_COPIED)]

@@ -1,0 +1,171 @@
+"""Prometheus instruments, and the meter through which the SDK counts.
+
+Backends do not know this module. All updates go through one lock, which is held over a fork
+(`incident_messaging.lifecycle`): prometheus_client's own locks are then never taken at that moment,
+and the child does not inherit one that nobody will release.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+#: Held round every update of an instrument, and over a fork.
+LOCK = threading.Lock()
+
+_TOPIC = ("topic", "backend")
+_ERROR = ("topic", "backend", "error")
+_SIZES = (128, 512, 2_048, 8_192, 32_768, 131_072, 524_288, 1_048_576, 4_194_304)
+_TIMES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: The label of topics beyond ``metrics_topic_limit``, and of names that are not topics.
+OTHER = "other"
+
+
+class MessagingMetrics:
+    """The prometheus_client objects, by name.
+
+    Labels: ``topic`` (without the prefix), ``backend`` (``nats``, ``kafka``, ``memory``), ``error``
+    (the class of the error), ``reason`` (why a message was settled without a handler).
+    """
+
+    def __init__(self) -> None:
+        self.messages_published = Counter(
+            "messaging_messages_published_total", "Messages a broker has acknowledged", _TOPIC
+        )
+        self.messages_consumed = Counter(
+            "messaging_messages_consumed_total", "Messages handed to a handler or iterator, each once", _TOPIC
+        )
+        self.publish_failures = Counter(
+            "messaging_publish_failures_total", "Publishes that ended in an error", _ERROR
+        )
+        self.consume_failures = Counter(
+            "messaging_consume_failures_total", "Attempts at a message that failed", _ERROR
+        )
+        self.active_connections = Gauge(
+            "messaging_active_connections", "Brokers connected", ("backend",), multiprocess_mode="livesum"
+        )
+        self.publish_latency = Histogram(
+            "messaging_publish_latency_seconds", "From hand-over to acknowledgement", _TOPIC, buckets=_TIMES
+        )
+        self.message_size = Histogram(
+            "messaging_message_size_bytes", "Body, key and headers of a publish", _TOPIC, buckets=_SIZES
+        )
+        self.retries = Counter("messaging_retries_total", "Messages put back for another attempt", _TOPIC)
+        self.dead_letters = Counter("messaging_dead_letters_total", "Dead letters a broker has taken", _TOPIC)
+        self.skipped = Counter(
+            "messaging_skipped_total", "Messages settled without a handler", (*_TOPIC, "reason")
+        )
+        self.stalled = Gauge(
+            "messaging_stalled_subscriptions",
+            "Subscriptions whose prefetch is full of messages that wait",
+            _TOPIC,
+            multiprocess_mode="livesum",
+        )
+        self.handler_time = Histogram(
+            "messaging_handler_seconds", "Time in a callback", _TOPIC, buckets=_TIMES
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        """One instrument's value by its attribute name; of a histogram, the sum of what it saw.
+
+        Raises:
+            KeyError: There is no instrument of that name.
+        """
+        instrument = vars(self).get(name)
+        if instrument is None:
+            raise KeyError(f"no metric {name!r}; there are {', '.join(sorted(vars(self)))}")
+        with LOCK:
+            child = instrument.labels(**labels)
+            cell = child._sum if isinstance(instrument, Histogram) else child._value
+            return float(cell.get())
+
+
+#: The instruments of this process, in prometheus_client's default registry.
+MESSAGING_METRICS = MessagingMetrics()
+
+_topics_seen: set[str] = set()
+
+
+class Meter:
+    """How a service counts: bounded topic labels, children looked up once, off when disabled."""
+
+    def __init__(self, *, enabled: bool, topic_limit: int) -> None:
+        self._enabled = enabled
+        self._limit = topic_limit
+        self._children: dict[tuple[Any, ...], Any] = {}
+
+    def published(self, topic: str, backend: str, size: int, seconds: float) -> None:
+        """A broker acknowledged a publish of so many bytes after so many seconds."""
+        if not self._enabled:
+            return
+        metrics = MESSAGING_METRICS
+        with LOCK:
+            self._child(metrics.messages_published, topic, backend).inc()
+            self._child(metrics.publish_latency, topic, backend).observe(seconds)
+            self._child(metrics.message_size, topic, backend).observe(size)
+
+    def publish_failed(self, topic: str, backend: str, error: BaseException) -> None:
+        """A publish ended in an error on one broker."""
+        self._inc(MESSAGING_METRICS.publish_failures, topic, backend, type(error).__name__)
+
+    def consumed(self, topic: str, backend: str) -> None:
+        """A message reached a handler for the first time."""
+        self._inc(MESSAGING_METRICS.messages_consumed, topic, backend)
+
+    def consume_failed(self, topic: str, backend: str, error: str) -> None:
+        """An attempt failed with an error of this class."""
+        self._inc(MESSAGING_METRICS.consume_failures, topic, backend, error)
+
+    def retried(self, topic: str, backend: str) -> None:
+        """A message was put back for another attempt."""
+        self._inc(MESSAGING_METRICS.retries, topic, backend)
+
+    def buried(self, topic: str, backend: str) -> None:
+        """A broker acknowledged a dead letter."""
+        self._inc(MESSAGING_METRICS.dead_letters, topic, backend)
+
+    def skipped(self, topic: str, backend: str, reason: str) -> None:
+        """A message was settled without a handler."""
+        self._inc(MESSAGING_METRICS.skipped, topic, backend, reason)
+
+    def handled(self, topic: str, backend: str, seconds: float) -> None:
+        """A callback ended."""
+        if self._enabled:
+            with LOCK:
+                self._child(MESSAGING_METRICS.handler_time, topic, backend).observe(seconds)
+
+    def stalled(self, topic: str, backend: str, change: int) -> None:
+        """A subscription came to (+1) or left (-1) the state of taking no more."""
+        if self._enabled:
+            with LOCK:
+                self._child(MESSAGING_METRICS.stalled, topic, backend).inc(change)
+
+    def connected(self, backend: str, change: int) -> None:
+        """A broker was connected (+1) or let go (-1)."""
+        if self._enabled:
+            with LOCK:
+                MESSAGING_METRICS.active_connections.labels(backend=backend).inc(change)
+
+    def _inc(self, instrument: Any, topic: str, backend: str, *more: str) -> None:
+        if self._enabled:
+            with LOCK:
+                self._child(instrument, topic, backend, *more).inc()
+
+    def _child(self, instrument: Any, topic: str, *labels: str) -> Any:
+        key = (instrument, topic, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = instrument.labels(self._label(topic), *labels)
+            if len(self._children) < 100_000:
+                self._children[key] = child
+        return child
+
+    def _label(self, topic: str) -> str:
+        if topic not in _topics_seen:
+            if len(_topics_seen) >= self._limit:
+                return OTHER
+            _topics_seen.add(topic)
+        return topic

@@ -1,0 +1,355 @@
+"""One publish over one broker or two: a place in the window, the outcome, the receipt."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import attrs
+
+from incident_messaging.backends.base import MessageProducer
+from incident_messaging.config import MessagingBackend
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.envelope import MessageEnvelope
+from incident_messaging.errors import BackendUnavailable, MessagingError, PublishFailed, Timeout
+from incident_messaging.metrics import Meter
+from incident_messaging.record import Position, Record
+
+#: Seconds that ``publish_require="any"`` gives the second broker after the first said yes.
+GRACE = 0.05
+
+
+@attrs.frozen(kw_only=True)
+class BrokerResult:
+    """What became of a publish on one broker.
+
+    Attributes:
+        state: ``ok`` (acknowledged), ``failed`` (not stored), ``unknown`` (may be stored) or
+            ``pending`` (not known when the call returned).
+        position: Where the broker keeps it, if acknowledged.
+        error: Why not, else ``None``.
+        duplicate: Whether the broker had a message of this id already (JetStream).
+    """
+
+    state: Literal["ok", "failed", "unknown", "pending"]
+    position: Position | None = None
+    error: MessagingError | None = None
+    duplicate: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class PublishReceipt:
+    """Says that a message is stored.
+
+    Attributes:
+        message_id: The id in the envelope.
+        topic: The topic without the prefix.
+        results: The outcome per broker; empty when messaging is disabled.
+        duplicate: Whether a broker had it already and kept only the first.
+    """
+
+    message_id: str
+    topic: str
+    results: Mapping[MessagingBackend, BrokerResult]
+    duplicate: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class BatchResult:
+    """What became of a batch; its ``len()`` is ``published``.
+
+    Attributes:
+        published: How many messages were acknowledged.
+        failures: The error of each that was not, by its place in the batch.
+        receipts: If asked for, a receipt for each place (``None`` for a failure), else ``None``.
+    """
+
+    published: int
+    failures: dict[int, MessagingError]
+    receipts: list[PublishReceipt | None] | None = None
+
+    def __len__(self) -> int:
+        return self.published
+
+
+class Window:
+    """How much may be on its way to one broker, by messages and bytes. One message is always let in."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        self._messages = messages
+        self._size = size
+        self._in_flight = 0
+        self._bytes = 0
+        self._waiting = 0
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        """How many are on their way."""
+        return self._in_flight
+
+    def acquire(self, size: int, deadline: Deadline) -> bool:
+        """Take a place for so many bytes; false if there was none by the deadline."""
+        with self._changed:
+            while not self._room(size):
+                left = deadline.left()
+                if left is not None and left <= 0:
+                    return False
+                self._waiting += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._waiting -= 1
+            self._in_flight += 1
+            self._bytes += size
+            return True
+
+    def release(self, size: int) -> None:
+        """Give a place back."""
+        with self._changed:
+            self._in_flight -= 1
+            self._bytes -= size
+            if self._waiting:
+                self._changed.notify_all()
+
+    def wait_empty(self, deadline: Deadline) -> bool:
+        """Whether nothing is on its way, by the deadline at the latest."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                return self._changed.wait_for(lambda: not self._in_flight, deadline.left())
+            finally:
+                self._waiting -= 1
+
+    def _room(self, size: int) -> bool:
+        if not self._in_flight:
+            return True
+        return self._in_flight < self._messages and self._bytes + size <= self._size
+
+
+@attrs.frozen(eq=False)
+class Outlet:
+    """A broker as publishing sees it."""
+
+    backend: MessagingBackend
+    broker: MessageProducer
+    window: Window
+
+
+class Publication:
+    """One message on its way to its brokers.
+
+    Guarantees: ``finished`` is called exactly once, without a lock held, by the deadline plus 0.1 s.
+    """
+
+    def __init__(
+        self,
+        envelope: MessageEnvelope[Any],
+        topic: str,
+        outlets: Sequence[Outlet],
+        *,
+        require: Literal["all", "any"],
+        meter: Meter,
+        later: Callable[[Callable[[], Any], float], None],
+        finished: Callable[[Publication], None],
+    ) -> None:
+        self._envelope = envelope
+        self._topic = topic
+        self._outlets = outlets
+        self._any = require == "any" and len(outlets) > 1
+        self._meter = meter
+        self._later = later
+        self._finished = finished
+        self._lock = threading.Lock()
+        self._open = len(outlets)
+        self._over = False
+        self._results: dict[MessagingBackend, BrokerResult] = {}
+
+    def start(self, record: Record, block: Deadline, deadline: Deadline) -> None:
+        """Take places in the windows by ``block``, and hand over.
+
+        Raises:
+            BackendUnavailable: A window stayed full (with ``any``: both did); nothing was handed over.
+        """
+        size = record.size
+        admitted = [outlet for outlet in self._outlets if outlet.window.acquire(size, block)]
+        full = [outlet for outlet in self._outlets if outlet not in admitted]
+        if full and not (self._any and admitted):
+            for outlet in admitted:
+                outlet.window.release(size)
+            raise self._refusal(full[0])
+        for outlet in full:
+            self._settle(outlet, BrokerResult(state="failed", error=self._refusal(outlet)))
+        begun = now()
+        for outlet in admitted:
+            outlet.broker.send(record, deadline, partial(self._done, outlet, size, begun))
+
+    def receipt(self) -> PublishReceipt:
+        """The receipt of what is finished.
+
+        Raises:
+            MessagingError: It was not acknowledged as ``publish_require`` asks.
+        """
+        with self._lock:
+            results = {
+                outlet.backend: self._results.get(outlet.backend) or BrokerResult(state="pending")
+                for outlet in self._outlets
+            }
+        good = [result for result in results.values() if result.state == "ok"]
+        if len(good) < (1 if self._any else len(results)):
+            raise self._error(results)
+        return PublishReceipt(
+            message_id=self._envelope.metadata.message_id,
+            topic=self._topic,
+            results=results,
+            duplicate=any(result.duplicate for result in good),
+        )
+
+    def _refusal(self, outlet: Outlet) -> BackendUnavailable:
+        error = BackendUnavailable(
+            f"{outlet.broker.name}: the window of publishes in flight is full ({len(outlet.window):,} messages);"
+            " wait longer (block), raise max_in_flight, or publish less",
+            code="window_full",
+            backend=outlet.broker.name,
+            topic=self._topic,
+            envelope=self._envelope,
+        )
+        self._meter.publish_failed(self._topic, outlet.broker.name, error)
+        return error
+
+    def _done(
+        self,
+        outlet: Outlet,
+        size: int,
+        begun: float,
+        position: Position | None,
+        duplicate: bool,
+        error: MessagingError | None,
+    ) -> None:
+        if error is None:
+            self._meter.published(self._topic, outlet.broker.name, size, now() - begun)
+            result = BrokerResult(state="ok", position=position, duplicate=duplicate)
+        else:
+            self._meter.publish_failed(self._topic, outlet.broker.name, error)
+            unknown = isinstance(error, Timeout) and error.maybe_delivered
+            error.about(topic=self._topic, envelope=self._envelope)
+            result = BrokerResult(state="unknown" if unknown else "failed", error=error)
+        outlet.window.release(size)
+        self._settle(outlet, result)
+
+    def _settle(self, outlet: Outlet, result: BrokerResult) -> None:
+        with self._lock:
+            self._results[outlet.backend] = result
+            self._open -= 1
+            last = not self._open
+        if last:
+            self._finish()
+        elif self._any and result.state == "ok":
+            self._later(self._finish, GRACE)
+
+    def _finish(self) -> None:
+        with self._lock:
+            first, self._over = not self._over, True
+        if first:
+            self._finished(self)
+
+    def _error(self, results: Mapping[MessagingBackend, BrokerResult]) -> MessagingError:
+        errors = [result.error for result in results.values() if result.error is not None]
+        if len(results) == 1:
+            errors[0].results = results
+            return errors[0]
+        error = copy.copy(errors[0])
+        error.args = ("; ".join(f"{backend.value}: {_words(result)}" for backend, result in results.items()),)
+        error.results = results
+        error.__cause__ = errors[0]
+        if isinstance(error, Timeout):
+            error.maybe_delivered = any(result.state in ("ok", "unknown") for result in results.values())
+        return error
+
+
+def _words(result: BrokerResult) -> str:
+    return str(result.error) if result.error is not None else "acknowledged"
+
+
+class Batch:
+    """The outcomes of a batch while it runs."""
+
+    def __init__(self, *, receipts: bool, max_failures: int) -> None:
+        self._changed = threading.Condition()
+        self._receipts: dict[int, PublishReceipt] | None = {} if receipts else None
+        self._max_failures = max_failures
+        self._failures: dict[int, MessagingError] = {}
+        self._read = 0
+        self._ended = 0
+        self._published = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether so many failed that no more is read."""
+        return len(self._failures) >= self._max_failures
+
+    def next_index(self) -> int:
+        """The place of the next message; from now on its end is waited for."""
+        self._read += 1
+        return self._read - 1
+
+    def finished(self, index: int, publication: Publication) -> None:
+        """A publication has ended."""
+        try:
+            receipt = publication.receipt()
+        except MessagingError as error:
+            self.fail(index, error)
+            return
+        with self._changed:
+            self._published += 1
+            if self._receipts is not None:
+                self._receipts[index] = receipt
+            self._end()
+
+    def fail(self, index: int, error: MessagingError) -> None:
+        """A message failed, before or after it was handed over."""
+        with self._changed:
+            self._failures[index] = error
+            self._end()
+
+    def nothing(self, index: int, receipt: PublishReceipt) -> None:
+        """A message was not sent, and that is as it should be: messaging is disabled."""
+        with self._changed:
+            if self._receipts is not None:
+                self._receipts[index] = receipt
+            self._end()
+
+    def wait(self) -> None:
+        """Wait for the end of all that was read; each has its own deadline."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended == self._read)
+
+    def result(self) -> BatchResult:
+        """What became of all that was read, once it has ended.
+
+        Raises:
+            PublishFailed: Some failed; ``result`` tells which.
+        """
+        receipts = None
+        if self._receipts is not None:
+            receipts = [self._receipts.get(index) for index in range(self._read)]
+        result = BatchResult(
+            published=self._published, failures=dict(sorted(self._failures.items())), receipts=receipts
+        )
+        if result.failures:
+            index, first = next(iter(result.failures.items()))
+            raise PublishFailed(
+                f"{len(result.failures)} of {self._read} messages failed, the first at {index}: {first}",
+                code="batch",
+                result=result,
+                backend=first.backend,
+                topic=first.topic,
+            ) from first
+        return result
+
+    def _end(self) -> None:
+        self._ended += 1
+        if self._ended == self._read:
+            self._changed.notify_all()

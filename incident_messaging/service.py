@@ -1,0 +1,798 @@
+"""The one object that an application holds."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar, Unpack, overload
+
+import cattrs
+
+from incident_messaging import lifecycle, topics
+from incident_messaging.backends.base import Start
+from incident_messaging.broadcast import shares
+from incident_messaging.callbacks import CallbackThread, PublishFuture
+from incident_messaging.codec import Codec
+from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
+from incident_messaging.connections import Connections
+from incident_messaging.consuming import ConsumeOptions, HandlerOptions, SubscribeOptions, Wish, backend_of
+from incident_messaging.deadline import Deadline
+from incident_messaging.delivery import Delivery
+from incident_messaging.envelope import MessageEnvelope
+from incident_messaging.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    MessagingError,
+    PublishFailed,
+    Timeout,
+)
+from incident_messaging.events import IncidentCreated, IncidentEvent, IncidentResolved, IncidentStateChanged
+from incident_messaging.health import Health
+from incident_messaging.metrics import OTHER, Meter
+from incident_messaging.places import OpenPlaces
+from incident_messaging.publishing import Batch, BatchResult, Publication, PublishReceipt
+from incident_messaging.record import Record
+from incident_messaging.subscription import Plan, Subscription
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+M = TypeVar("M")
+
+log = logging.getLogger("incident_messaging")
+
+_BOTH = (MessagingBackend.NATS, MessagingBackend.KAFKA)
+#: Threads of the SDK's own on which waiting would wait for itself.
+_BROKER_THREADS = frozenset({"incident-messaging-loop", "incident-messaging-kafka-reports"})
+
+
+class MessagingService:
+    """Publishes to and consumes from the configured brokers; thread-safe.
+
+    The constructor does no I/O, starts no thread and opens no socket, so that a service may stand
+    at module level and survive a server that preloads and forks. The first use connects. A forked
+    child may use the same object: it connects anew.
+
+    Args:
+        config: ``None`` is ``MessagingConfig()``; no environment is read.
+        converter: A ``cattrs.Converter`` with hooks of your own.
+
+    Raises:
+        ConfigurationError: ``config`` is not a ``MessagingConfig``.
+    """
+
+    def __init__(
+        self, config: MessagingConfig | None = None, *, converter: cattrs.Converter | None = None
+    ) -> None:
+        if config is not None and not isinstance(config, MessagingConfig):
+            raise ConfigurationError(
+                f"config must be a MessagingConfig, not {type(config).__name__}; see MessagingConfig.from_mapping"
+            )
+        self._config = config or MessagingConfig()
+        self._codec = Codec(
+            source=self._config.source,
+            timestamp_format=self._config.timestamp_format,
+            converter=converter,
+        )
+        self._meter = Meter(
+            enabled=self._config.enable_metrics, topic_limit=self._config.metrics_topic_limit
+        )
+        self._handlers: list[tuple[str, Any, Callable[..., object], HandlerOptions]] = []
+        self._threads = True  # the test helper runs callbacks in its own thread
+        self._begin()
+        lifecycle.watch(self)
+
+    def _begin(self) -> None:
+        """What belongs to one process: made anew in a forked child."""
+        self.lock = threading.Lock()
+        self._closed = False
+        self._callbacks = CallbackThread("incident-messaging-callbacks")
+        self._timer = CallbackThread("incident-messaging-timer")
+        self._connections = Connections(self._config, self._meter, self._timer)
+        self._places = OpenPlaces(self._timer)
+        self._subscriptions: set[Subscription[Any]] = set()
+
+    # -- publishing -------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        topic: str,
+        message: Any,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        backend: MessagingBackend | str | None = None,
+        timeout: float | None = None,
+    ) -> PublishReceipt:
+        """Publish one message, and return when every chosen broker has acknowledged it.
+
+        Args:
+            topic: Without the prefix.
+            message: A message, or a `MessageEnvelope` of one, whose metadata is kept.
+            key: Messages with one key keep their order.
+            headers: Text by name.
+            correlation_id: Put into the envelope.
+            backend: One of two brokers, to repair one side.
+            timeout: Seconds; ``None`` is ``publish_timeout_ms``, 0 only looks whether it goes at once.
+
+        Raises:
+            ConfigurationError: Topic, key, header or backend is not allowed.
+            SerializationError: The message cannot be written.
+            PublishFailed: A broker refused it.
+            ConnectionFailed: No broker has ever answered.
+            BackendUnavailable: Closed, or the window of publishes in flight stayed full.
+            Timeout: No outcome in time; ``maybe_delivered`` says whether it may be stored. Publishing
+                ``error.envelope`` again repeats it under the same id.
+        """
+        self._may_block("publish")
+        deadline = self._deadline(timeout, self._config.publish_timeout_ms)
+        ended = threading.Event()
+        envelope, publication = self._hand_over(
+            topic, message, key, headers, correlation_id, backend,
+            block=deadline, deadline=deadline, finished=lambda _: ended.set(),
+        )  # fmt: skip
+        if publication is None:
+            return self._nothing(envelope, topic)
+        if not ended.wait((deadline.left() or 0.0) + 0.2):
+            raise Timeout(
+                f"publish to {topic} has no outcome", maybe_delivered=True, topic=topic, envelope=envelope
+            )
+        return publication.receipt()
+
+    def publish_nowait(
+        self,
+        topic: str,
+        message: Any,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+        backend: MessagingBackend | str | None = None,
+        block: float = 0.0,
+    ) -> Future[PublishReceipt]:
+        """Hand one message over, and return a future of its receipt.
+
+        The future is running from birth and always ends, at the latest after ``publish_timeout_ms``.
+        Its callbacks run on a thread of their own and may publish. A failure that nobody retrieves
+        is logged.
+
+        Args:
+            block: Seconds to wait for a place in the window of publishes in flight.
+
+        Raises:
+            ConfigurationError: Topic, key, header or backend is not allowed.
+            SerializationError: The message cannot be written.
+            BackendUnavailable: Closed, or the window stayed full (``window_full``).
+        """
+        future = PublishFuture(self._callbacks, topic)
+        deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
+        envelope, publication = self._hand_over(
+            topic, message, key, headers, correlation_id, backend,
+            block=Deadline.after(block), deadline=deadline, finished=partial(_resolve, future),
+        )  # fmt: skip
+        if publication is None:
+            future.set_result(self._nothing(envelope, topic))
+        return future
+
+    def publish_batch(
+        self,
+        topic: str | Callable[[Any], str],
+        messages: Iterable[M],
+        *,
+        key: str | Callable[[M], str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        receipts: bool = False,
+        max_failures: int = 100,
+    ) -> BatchResult:
+        """Publish many messages, in order, with as many in flight as the window lets.
+
+        Args:
+            topic: Without the prefix, or a callable of the message.
+            messages: Any iterable, also a generator larger than memory.
+            key: A key, or a callable of the message.
+            headers: For every message.
+            timeout: Seconds for each message; ``None`` is ``publish_timeout_ms``.
+            receipts: Whether to keep a receipt of each.
+            max_failures: After so many failures no more is read.
+
+        Raises:
+            PublishFailed: Some failed; ``result`` says which and why.
+        """
+        self._may_block("publish_batch")
+        if max_failures < 1:
+            raise ConfigurationError(f"max_failures {max_failures!r} is not allowed: 1 or more")
+        batch = Batch(receipts=receipts, max_failures=max_failures)
+        try:
+            for message in messages:
+                self._add(batch, topic, message, key, headers, timeout)
+                if batch.failed:
+                    break
+        finally:
+            batch.wait()
+        return batch.result()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when nothing that was handed over is still on its way.
+
+        Raises:
+            Timeout: After ``timeout`` seconds (``None``: never), naming how many are.
+        """
+        self._may_block("flush")
+        deadline = Deadline.after(timeout)
+        for outlet in self._connections.outlets():
+            outlet.window.wait_empty(deadline)
+        left = {o.broker.name: len(o.window) for o in self._connections.outlets() if len(o.window)}
+        if left:
+            words = ", ".join(f"{count:,} to {name}" for name, count in left.items())
+            raise Timeout(f"flush: still on their way after {timeout} s: {words}", maybe_delivered=True)
+
+    def publish_incident_event(
+        self,
+        event: IncidentEvent,
+        *,
+        correlation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> PublishReceipt:
+        """Publish an incident event to its own topic, with the incident's id as key.
+
+        Raises:
+            MessagingError: As `publish`.
+        """
+        if not isinstance(event, IncidentEvent):
+            raise ConfigurationError(f"event must be an IncidentEvent, not {type(event).__name__}")
+        return self.publish(
+            event.topic, event, key=event.incident_id, headers=headers, correlation_id=correlation_id, timeout=timeout
+        )
+
+    def publish_incident_created(
+        self, incident_id: str, severity: str, incident_type: str, title: str, **options: Any
+    ) -> PublishReceipt:
+        """Publish an `IncidentCreated`; options and errors as `publish_incident_event`."""
+        return self.publish_incident_event(IncidentCreated(incident_id, severity, incident_type, title), **options)
+
+    def publish_incident_state_changed(
+        self, incident_id: str, old_state: str, new_state: str, **options: Any
+    ) -> PublishReceipt:
+        """Publish an `IncidentStateChanged`; options and errors as `publish_incident_event`."""
+        return self.publish_incident_event(IncidentStateChanged(incident_id, old_state, new_state), **options)
+
+    def publish_incident_resolved(
+        self, incident_id: str, resolution_time_secs: int | timedelta, **options: Any
+    ) -> PublishReceipt:
+        """Publish an `IncidentResolved`; options and errors as `publish_incident_event`."""
+        return self.publish_incident_event(IncidentResolved(incident_id, resolution_time_secs), **options)
+
+    # -- consuming --------------------------------------------------------------------------------
+
+    @overload
+    def subscribe(
+        self, topic: str, message_type: type[MessageEnvelope[T]], **options: Unpack[SubscribeOptions[T]]
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, topic: str, message_type: type[T], **options: Unpack[SubscribeOptions[T]]
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, topic: str, **options: Unpack[SubscribeOptions[dict[str, Any]]]
+    ) -> Subscription[dict[str, Any]]: ...
+    @overload
+    def subscribe(
+        self, topic: str, message_type: Any, **options: Unpack[SubscribeOptions[Any]]
+    ) -> Subscription[Any]: ...
+    def subscribe(
+        self,
+        topic: str,
+        message_type: Any = dict,
+        *,
+        callback: Callable[[Delivery[Any]], object] | None = None,
+        group: str | None = None,
+        broadcast: bool = False,
+        start: Start | None = None,
+        auto_ack: bool = True,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        retry: RetryPolicy | None = None,
+        handler_timeout: float | None = None,
+        backend: MessagingBackend | str | None = None,
+        timeout: float | None = None,
+    ) -> Subscription[Any]:
+        """Take a place on a topic or pattern, and return when what is published from now on is seen.
+
+        Args:
+            topic: Without the prefix; ``*`` is one level, a last ``>`` one or more.
+            message_type: What ``payload`` is to be; other variants of an incident event are skipped.
+            callback: Called by worker threads with each `Delivery`; without it the caller iterates.
+            group: Members of a group share the messages and keep their place; ``None`` is the
+                configured ``group_id``.
+            broadcast: See every message and keep no place on the broker.
+            start: Where a place that is new begins: ``"earliest"``, ``"latest"``, an aware datetime, a
+                `Position`. ``None``: earliest for a group, latest for a broadcast.
+            auto_ack: Whether a callback that returns, or asking for the next, acknowledges.
+            concurrency: How many workers call the callback; one key still keeps its order.
+            prefetch: How many messages may be unsettled here (1,000; a broadcast may fall 10,000 behind).
+            retry: When a failed message is tried again; ``None`` is the configured policy.
+            handler_timeout: Seconds after which a callback counts as failed; ``None`` is never.
+            backend: Which of two brokers; ``None`` is ``subscribe_backend``.
+            timeout: Seconds until ready; ``None`` is ``subscribe_timeout_ms``.
+
+        Raises:
+            ConfigurationError: An option, the topic or the type is not allowed.
+            SubscribeFailed: The place cannot be had.
+            ConnectionFailed: No broker has ever answered.
+            BackendUnavailable: Disabled or closed.
+            Timeout: Not ready in time; the text says what it waited for.
+        """
+        self._may_block("subscribe")
+        wish = Wish(
+            topic=topic, callback=callback, group=group, broadcast=broadcast, start=start, auto_ack=auto_ack,
+            concurrency=concurrency, prefetch=prefetch, retry=retry, handler_timeout=handler_timeout,
+        )  # fmt: skip
+        deadline = self._deadline(timeout, self._config.subscribe_timeout_ms)
+        return self._subscribe(wish, message_type, self._one(backend), deadline)
+
+    @overload
+    def consume(
+        self, topic: str, message_type: type[MessageEnvelope[T]], *, timeout: float | None = ...,
+        limit: int | None = ..., **options: Unpack[ConsumeOptions],
+    ) -> Iterator[Delivery[T]]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, topic: str, message_type: type[T], *, timeout: float | None = ..., limit: int | None = ...,
+        **options: Unpack[ConsumeOptions],
+    ) -> Iterator[Delivery[T]]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, topic: str, *, timeout: float | None = ..., limit: int | None = ...,
+        **options: Unpack[ConsumeOptions],
+    ) -> Iterator[Delivery[dict[str, Any]]]: ...  # fmt: skip
+    @overload
+    def consume(
+        self, topic: str, message_type: Any, *, timeout: float | None = ..., limit: int | None = ...,
+        **options: Unpack[ConsumeOptions],
+    ) -> Iterator[Delivery[Any]]: ...  # fmt: skip
+    def consume(
+        self,
+        topic: str,
+        message_type: Any = dict,
+        *,
+        timeout: float | None = None,
+        limit: int | None = None,
+        **options: Unpack[ConsumeOptions],
+    ) -> Iterator[Delivery[Any]]:
+        """Subscribe, iterate, and leave: ends after ``timeout`` seconds without a message, or ``limit``.
+
+        Asking for the next acknowledges the last one; leaving the loop in any other way gives it
+        back. Options and errors as `subscribe`.
+
+        Args:
+            timeout: Seconds without a message, counted from being ready; ``None`` is for ever.
+            limit: How many messages at most; no more than these are ever prefetched.
+        """
+        if limit is not None:
+            if limit < 1:
+                raise ConfigurationError(f"limit {limit!r} is not allowed: 1 or more")
+            options["prefetch"] = min(limit, options.get("prefetch") or limit)
+        subscription = self.subscribe(topic, message_type, **options)
+        return _until(subscription, timeout, limit)
+
+    @overload
+    def consume_one(
+        self, topic: str, message_type: type[MessageEnvelope[T]], *, timeout: float = ..., group: str | None = ...,
+        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
+    ) -> Delivery[T] | None: ...  # fmt: skip
+    @overload
+    def consume_one(
+        self, topic: str, message_type: type[T], *, timeout: float = ..., group: str | None = ...,
+        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
+    ) -> Delivery[T] | None: ...  # fmt: skip
+    @overload
+    def consume_one(
+        self, topic: str, *, timeout: float = ..., group: str | None = ..., auto_ack: bool = ...,
+        start: Start | None = ..., backend: MessagingBackend | str | None = ...,
+    ) -> Delivery[dict[str, Any]] | None: ...  # fmt: skip
+    @overload
+    def consume_one(
+        self, topic: str, message_type: Any, *, timeout: float = ..., group: str | None = ...,
+        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
+    ) -> Delivery[Any] | None: ...  # fmt: skip
+    def consume_one(
+        self,
+        topic: str,
+        message_type: Any = dict,
+        *,
+        timeout: float = 5.0,
+        group: str | None = None,
+        auto_ack: bool = True,
+        start: Start | None = None,
+        backend: MessagingBackend | str | None = None,
+    ) -> Delivery[Any] | None:
+        """One message, or ``None``: ready, and nothing came in ``timeout`` seconds.
+
+        With ``auto_ack`` it is acknowledged as it is returned; without, settle it yourself. The place
+        is kept open for 30 s, so that a second call costs no group join; then it leaves the group and
+        gives back what it holds. Errors as `subscribe`.
+        """
+        asked = (topic, message_type if isinstance(message_type, type) else repr(message_type), group, auto_ack,
+                 start, backend_of(backend))  # fmt: skip
+        place = self._places.take(
+            asked,
+            lambda: self.subscribe(
+                topic, message_type, group=group, auto_ack=False, start=start, backend=backend, prefetch=1
+            ),
+        )
+        delivery = place.next(timeout)
+        if delivery is not None and auto_ack:
+            delivery.ack()
+        if delivery is None or auto_ack:
+            self._places.keep(asked, place)
+        return delivery
+
+    def handler(
+        self, topic: str, message_type: Any = dict, **options: Unpack[HandlerOptions]
+    ) -> Callable[[F], F]:
+        """Declare a function as the handler of a topic; `start_handlers` subscribes it.
+
+        Options as `subscribe`.
+        """
+
+        def declare(function: F) -> F:
+            self._handlers.append((topic, message_type, function, options))
+            return function
+
+        return declare
+
+    def start_handlers(self) -> list[Subscription[Any]]:
+        """Subscribe every declared handler, each once; errors as `subscribe`."""
+        started = []
+        while self._handlers:
+            topic, message_type, function, options = self._handlers[0]
+            started.append(self.subscribe(topic, message_type, callback=function, **options))
+            self._handlers.pop(0)
+        return started
+
+    def run_until_signal(
+        self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT), timeout: float = 10.0
+    ) -> list[str]:
+        """Start the declared handlers, wait for a signal, close within ``timeout`` seconds.
+
+        To be called on the main thread. The handlers that the signals had before are put back.
+
+        Returns:
+            What could not be finished in time, in words.
+
+        Raises:
+            MessagingError: A subscription ended by itself, and this is why; all is closed.
+        """
+        stop = threading.Event()
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
+        try:
+            started = self.start_handlers()
+            while not stop.wait(0.2) and not any(subscription.error for subscription in started):
+                pass
+        finally:
+            left = self.close(timeout)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for subscription in started:
+            if subscription.error is not None:
+                raise subscription.error
+        return left
+
+    # -- life -------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> MessagingConfig:
+        """The configuration, as it was given."""
+        return self._config
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether as many brokers are connected as ``publish_require`` asks for; no I/O."""
+        states = [self._connections.status(backend).state == "connected" for backend in self._backends()]
+        return all(states) if self._config.publish_require == "all" else any(states)
+
+    def connect(self, timeout: float | None = None) -> None:
+        """Connect now; the first use would, too.
+
+        Args:
+            timeout: Seconds; ``None`` is ``connect_timeout_ms``.
+
+        Raises:
+            ConnectionFailed: No connection by then, or every address has said no.
+            BackendUnavailable: Closed.
+        """
+        self._may_block("connect")
+        if self._config.enabled:
+            self._connections.connect(
+                self._backends(),
+                self._deadline(timeout, self._config.connect_timeout_ms),
+                require_all=self._config.publish_require == "all",
+            )
+
+    def health(self) -> Health:
+        """The state of brokers, publishes and subscriptions; no I/O."""
+        subscriptions = self._open_subscriptions()
+        ages = [age for s in subscriptions if (age := s.oldest_age()) is not None]
+        ended = {s.name: str(s.error) for s in subscriptions if s.error is not None}
+        backends = {backend.value: self._connections.status(backend) for backend in self._backends()}
+        used = any(status.state != "new" for status in backends.values())
+        return Health(
+            ok=not self._closed and not ended and (self.is_connected or not used),
+            backends=backends,
+            in_flight={o.broker.name: len(o.window) for o in self._connections.outlets()},
+            oldest_unsettled_secs=max(ages, default=None),
+            ended=ended,
+        )
+
+    def close(self, timeout: float = 10.0) -> list[str]:
+        """Stop taking, let callbacks end, settle, flush, close. Final, idempotent, never raises.
+
+        Args:
+            timeout: Seconds for all of it.
+
+        Returns:
+            What could not be finished in time, in words; empty if all was.
+        """
+        deadline = Deadline.after(timeout)
+        with self.lock:
+            first, self._closed = not self._closed, True
+            subscriptions = list(self._subscriptions)
+        if not first:
+            return []
+        left = _close_all(subscriptions, deadline)
+        left += self._connections.close(deadline)
+        for thread in (self._timer, self._callbacks):
+            if not thread.close(deadline):
+                left.append("a callback of a future is still running")
+        for words in left:
+            log.error("close: %s", words)
+        return left
+
+    def __enter__(self) -> MessagingService:
+        try:
+            self.connect()
+        except BaseException:
+            self.close(1.0)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def after_fork_in_child(self) -> None:
+        """Called by `lifecycle` in a forked child: forget what was inherited, keep it alive."""
+        self._connections.leak()
+        for subscription in self._subscriptions:
+            subscription.after_fork()
+            lifecycle.leak(subscription)
+        lifecycle.leak((self._callbacks, self._timer))
+        closed = self._closed
+        self._begin()
+        self._closed = closed
+
+    def _open_subscriptions(self) -> list[Subscription[Any]]:
+        """The subscriptions that are open."""
+        with self.lock:
+            return list(self._subscriptions)
+
+    def _run_callbacks_by_hand(self) -> None:
+        """For tests: subscriptions made from now on start no workers."""
+        self._threads = False
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _hand_over(
+        self,
+        topic: str,
+        message: Any,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        correlation_id: str | None,
+        backend: MessagingBackend | str | None,
+        *,
+        block: Deadline,
+        deadline: Deadline,
+        finished: Callable[[Publication], None],
+    ) -> tuple[MessageEnvelope[Any], Publication | None]:
+        """The way of every publish: encode, take a place, send. No publication where disabled."""
+        self._usable()
+        chosen = self._chosen(backend)
+        envelope, record = self._encode(topic, message, key, headers, correlation_id, chosen)
+        if not self._config.enabled:
+            return envelope, None
+        publication = Publication(
+            envelope,
+            topic,
+            [self._connections.outlet(one) for one in chosen],
+            require=self._config.publish_require,
+            meter=self._meter,
+            later=self._timer.submit,
+            finished=finished,
+        )
+        publication.start(record, block, deadline)
+        return envelope, publication
+
+    def _encode(
+        self,
+        topic: str,
+        message: Any,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        correlation_id: str | None,
+        chosen: Sequence[MessagingBackend],
+    ) -> tuple[MessageEnvelope[Any], Record]:
+        label = OTHER
+        try:
+            full = topics.full_name(self._config.topic_prefix, topic)
+            label = topic
+            envelope, record = self._codec.encode(
+                message, topic=full, key=key, headers=headers, correlation_id=correlation_id
+            )
+            if record.size > self._config.max_message_size:
+                raise PublishFailed(
+                    f"message of {record.size:,} bytes exceeds max_message_size {self._config.max_message_size:,}"
+                    " (body, key and headers); send less, or raise max_message_size and the broker's own limit",
+                    code="too_large",
+                    envelope=envelope,
+                )
+        except MessagingError as error:
+            for backend in chosen:
+                self._meter.publish_failed(label, backend.value, error)
+            raise error.about(topic=topic if isinstance(topic, str) else None)
+        return envelope, record
+
+    def _add(
+        self,
+        batch: Batch,
+        topic: str | Callable[[Any], str],
+        message: Any,
+        key: str | Callable[[Any], str | None] | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> None:
+        """One message of a batch."""
+        deadline = self._deadline(timeout, self._config.publish_timeout_ms)
+        name = topic(message) if callable(topic) else topic
+        own = key(message) if callable(key) else key
+        index = batch.next_index()
+        try:
+            envelope, publication = self._hand_over(
+                name, message, own, headers, None, None,
+                block=deadline, deadline=deadline, finished=partial(batch.finished, index),
+            )  # fmt: skip
+        except MessagingError as error:
+            batch.fail(index, error)
+        else:
+            if publication is None:
+                batch.nothing(index, self._nothing(envelope, name))
+
+    def _subscribe(
+        self, wish: Wish, message_type: Any, backend: MessagingBackend, deadline: Deadline
+    ) -> Subscription[Any]:
+        spec = wish.spec(self._config, backend)
+        decode = self._codec.decoder(message_type)
+        outlet = self._connections.outlet(backend)
+        plan: Plan[Any] = Plan(
+            spec=spec,
+            backend=backend,
+            broker=outlet.broker,
+            prefix=self._config.topic_prefix,
+            decode=decode,
+            callback=wish.callback,
+            auto_ack=wish.auto_ack,
+            confirm=backend is MessagingBackend.KAFKA and not self._config.kafka.enable_auto_commit,
+            concurrency=wish.concurrency,
+            handler_timeout=wish.handler_timeout,
+            retry=wish.retry or self._config.retry,
+            dead_letters=self._config.enable_dlq,
+            dlq_topic=topics.full_name(self._config.topic_prefix, self._config.dlq_topic),
+            burial_timeout=self._config.publish_timeout_ms / 1000,
+            meter=self._meter,
+            threads=self._threads,
+        )
+        subscription = Subscription(plan, self._forget)
+        maker = self._connections.broadcasts(backend).reader if shares(spec, wish.start) else outlet.broker.consumer
+        with self.lock:
+            self._subscriptions.add(subscription)
+        try:
+            subscription.open(maker(spec, subscription), deadline)
+        except BaseException as error:
+            self._forget(subscription)
+            if isinstance(error, MessagingError):
+                error.about(topic=wish.topic)
+            raise
+        self._connections.look()
+        return subscription
+
+    def _forget(self, subscription: Subscription[Any]) -> None:
+        with self.lock:
+            self._subscriptions.discard(subscription)
+
+    def _backends(self) -> Sequence[MessagingBackend]:
+        return _BOTH if self._config.backend is MessagingBackend.BOTH else (self._config.backend,)
+
+    def _chosen(self, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
+        """The brokers of a publish."""
+        if backend is None:
+            return self._backends()
+        chosen = backend_of(backend)
+        if chosen is MessagingBackend.BOTH and self._config.backend is chosen:
+            return _BOTH
+        if chosen is None or chosen not in self._backends():
+            raise ConfigurationError(
+                f"backend {backend!r} is not configured: {', '.join(b.value for b in self._backends())}"
+            )
+        return (chosen,)
+
+    def _one(self, backend: MessagingBackend | str | None) -> MessagingBackend:
+        """The broker of a subscription."""
+        if not self._config.enabled:
+            raise BackendUnavailable("Messaging disabled", code="disabled")
+        self._usable()
+        chosen = self._chosen(backend)
+        return chosen[0] if len(chosen) == 1 else self._config.subscribe_backend
+
+    def _deadline(self, timeout: float | None, default_ms: int) -> Deadline:
+        return Deadline.after(default_ms / 1000 if timeout is None else timeout)
+
+    def _nothing(self, envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
+        """The receipt of a publish while messaging is disabled."""
+        return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results={})
+
+    def _usable(self) -> None:
+        if self._closed:
+            raise BackendUnavailable("the messaging service is closed", code="closed")
+
+    @staticmethod
+    def _may_block(call: str) -> None:
+        name = threading.current_thread().name
+        if name in _BROKER_THREADS:
+            raise BackendUnavailable(f"{call} would wait for itself on the thread {name}", code="loop_thread")
+
+
+def _resolve(future: PublishFuture, publication: Publication) -> None:
+    try:
+        receipt = publication.receipt()
+    except MessagingError as error:
+        future.set_exception(error)
+    else:
+        future.set_result(receipt)
+
+
+def _until(subscription: Subscription[T], timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
+    try:
+        yield from subscription.deliveries(timeout, limit)
+    finally:
+        subscription.close()
+
+
+def _close_all(subscriptions: Sequence[Subscription[Any]], deadline: Deadline) -> list[str]:
+    """Close them side by side, where threads can still be started."""
+    left: list[str] = []
+
+    def close(subscription: Subscription[Any]) -> None:
+        left.extend(subscription.close(deadline.left() or 0.0))
+
+    threads = []
+    for subscription in subscriptions:
+        thread = threading.Thread(target=close, args=(subscription,), daemon=True,
+                                  name=f"incident-messaging-close-{subscription.name}")  # fmt: skip
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends
+            close(subscription)
+        else:
+            threads.append(thread)
+    for thread in threads:
+        thread.join((deadline.left() or 0.0) + 0.2)
+    return left
+
+

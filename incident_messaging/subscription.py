@@ -1,0 +1,679 @@
+"""A subscription: receive, decode, hand out, settle. Workers and iterators share one way.
+
+The backend's thread delivers into the schedule; whoever handles messages takes from it. What
+follows a failure is decided here, under the lock, and acted on outside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from incident_messaging import topics
+from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, MessageProducer
+from incident_messaging.codec import SKIPPED
+from incident_messaging.config import MessagingBackend, RetryPolicy
+from incident_messaging.dead_letters import Grave, dead_letter, shed
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.delivery import Delivery, Reject, Retry
+from incident_messaging.envelope import MessageEnvelope
+from incident_messaging.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ConsumeFailed,
+    MessagingError,
+    PublishFailed,
+    SerializationError,
+)
+from incident_messaging.metrics import Meter
+from incident_messaging.record import Received
+from incident_messaging.schedule import BURIED, HANDED, Entry, Hand, Schedule
+from incident_messaging.workers import Workers
+
+T = TypeVar("T")
+
+log = logging.getLogger("incident_messaging")
+
+#: Seconds between attempts to store a dead letter.
+BURIAL_DELAY = 1.0
+#: Seconds that a confirmation may take where no other time is said.
+CONFIRM_TIMEOUT = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Plan(Generic[T]):
+    """What a subscription is to do; made by the service, checked there.
+
+    Attributes:
+        spec: What is asked of the broker.
+        backend: Which broker it is.
+        broker: The broker: dead letters go there.
+        prefix: The topic prefix, taken off again for the user.
+        decode: From the wire to an envelope, or ``SKIPPED``.
+        callback: What handles a delivery; ``None`` for an iterator.
+        auto_ack: Whether returning from the callback, or asking for the next, acknowledges.
+        confirm: Whether every acknowledgement is to be confirmed (``enable_auto_commit=False``).
+        concurrency: How many workers call the callback.
+        handler_timeout: Seconds after which a callback counts as failed, or ``None``.
+        retry: When a failed message is tried again.
+        dead_letters: Whether one that was given up goes to the dead letters.
+        dlq_topic: The full dead-letter topic.
+        burial_timeout: Seconds that storing a dead letter may take.
+        meter: Where it counts.
+        threads: Whether workers are started; the test helper runs callbacks itself.
+    """
+
+    spec: ConsumerSpec
+    backend: MessagingBackend
+    broker: MessageProducer
+    prefix: str
+    decode: Callable[[Received], Any]
+    callback: Callable[[Delivery[T]], object] | None
+    auto_ack: bool
+    confirm: bool
+    concurrency: int
+    handler_timeout: float | None
+    retry: RetryPolicy
+    dead_letters: bool
+    dlq_topic: str
+    burial_timeout: float
+    meter: Meter
+    threads: bool = True
+
+
+class Subscription(Generic[T]):
+    """A place on a topic, from which messages are handed to a callback or an iterator.
+
+    Guarantees: a message leaves only when it was acknowledged or its dead letter is stored; messages
+    with one key are handed out in order, one at a time (a batch: in order); the settling methods
+    never block, but for a confirmation. Every method may be called from any thread.
+    """
+
+    def __init__(self, plan: Plan[T], ended: Callable[[Subscription[Any]], None]) -> None:
+        self._plan = plan
+        self._schedule = Schedule()
+        self._changed = threading.Condition()  # re-entrant: a finalizer may come in between
+        self._own = threading.local()
+        self._consumer: MessageConsumer | None = None
+        self._ended = ended
+        self._error: MessagingError | None = None
+        self._forked = False
+        self._draining = False
+        self._closing = False
+        self._closed = threading.Event()
+        self._burying = 0
+        self._stalled = False
+        self._warned = False
+        self._workers = Workers(self, plan.concurrency, plan.handler_timeout)
+
+    # -- what a user asks -------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of its place on the broker: a Kafka ``group.id``, a JetStream durable."""
+        return self._plan.spec.name
+
+    @property
+    def topic(self) -> str:
+        """The topic or pattern, without the prefix."""
+        return self.short(self._plan.spec.topic)
+
+    @property
+    def backend(self) -> MessagingBackend:
+        """The broker that it reads from."""
+        return self._plan.backend
+
+    @property
+    def group(self) -> str | None:
+        """The group; ``None`` for a broadcast."""
+        return self._plan.spec.group
+
+    @property
+    def error(self) -> MessagingError | None:
+        """Why it ended by itself, if it did."""
+        return self._error
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
+
+    def next(self, timeout: float | None = None) -> Delivery[T] | None:
+        """The next message, or ``None``: ready, and nothing came in ``timeout`` seconds.
+
+        With ``auto_ack`` it first acknowledges what this thread was handed last. ``None`` waits for
+        ever, 0 looks once.
+
+        Raises:
+            MessagingError: The subscription ended by itself, and this is why.
+            BackendUnavailable: It is closed, or was inherited over a fork.
+            ConfigurationError: It has a callback.
+        """
+        deadline = Deadline.after(timeout)
+        batch = self._next(1, deadline)
+        if not batch and self._closing and not self._draining:
+            raise self._gone()
+        return batch[0] if batch else None
+
+    def next_batch(self, max_size: int, timeout: float | None = None) -> list[Delivery[T]]:
+        """Up to ``max_size`` messages: waits for the first, takes what else is there.
+
+        The batch is acknowledged whole, by the next call (with ``auto_ack``) or ``ack(batch)``.
+
+        Raises:
+            MessagingError: As `next`.
+        """
+        if max_size < 1:
+            raise ConfigurationError(f"max_size {max_size!r} is not allowed: 1 or more")
+        return self._next(max_size, Deadline.after(timeout))
+
+    def __iter__(self) -> Iterator[Delivery[T]]:
+        return self.deliveries(None, None)
+
+    def deliveries(self, timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
+        """Messages until none came for ``timeout`` seconds, or ``limit`` were handed out.
+
+        Asking for the next acknowledges the last one (with ``auto_ack``); leaving the loop in any
+        other way acknowledges nothing more and gives the last one back.
+        """
+        handed = 0
+        try:
+            while limit is None or handed < limit:
+                batch = self._next(1, Deadline.after(timeout))
+                if not batch:
+                    break
+                handed += 1
+                yield batch[0]
+            self._move_on(self._hand())
+        finally:
+            if not self._forked:
+                self._give_back(self._hand())
+
+    def ack(self, deliveries: Sequence[Delivery[T]] | None = None) -> None:
+        """Acknowledge these, or what this thread was handed last; a batch costs one commit."""
+        self._usable()
+        if deliveries is not None:
+            self.settle(deliveries)
+        else:
+            self._ack(list(self._hand().entries), self._confirm_by(None))
+
+    def nack(self, delay: float | None = None) -> None:
+        """What this thread was handed last has failed: it comes again by the policy, or after ``delay``."""
+        self._usable()
+        for entry in list(self._hand().entries):
+            self._fail(entry, Retry(delay))
+
+    def drain(self, timeout: float = 10.0) -> list[str]:
+        """Take no more, let what has arrived be handled, settle, close.
+
+        Returns:
+            What could not be finished in time, in words.
+        """
+        self._usable()
+        deadline = Deadline.after(timeout)
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not len(self._schedule) or self._over(), deadline.left())
+        return self.close(deadline.left() or 0.0)
+
+    def close(self, timeout: float = 10.0) -> list[str]:
+        """Hand out nothing more, let running callbacks end, settle, give back the rest. Idempotent.
+
+        Returns:
+            What could not be finished in time, in words.
+        """
+        if self._forked:
+            return []
+        deadline = Deadline.after(timeout)
+        with self._changed:
+            first, self._closing = not self._closing, True
+            self._changed.notify_all()
+        if not first:
+            self._closed.wait(deadline.left() if not self._workers.mine() else 0.0)
+            return []
+        left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._burying, deadline.left()):
+                left.append(f"{self._burying} dead letters of {self.name} not acknowledged")
+        self._note_stall(False)
+        if self._consumer is not None:
+            self._consumer.close(deadline)
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._ended(self)
+        return left
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it is closed; false when ``timeout`` seconds ran out first.
+
+        Raises:
+            MessagingError: It ended by itself, and this is why.
+        """
+        self._usable()
+        with self._changed:
+            self._changed.wait_for(self._over, Deadline.after(timeout).left())
+        if self._error is not None:
+            raise self._error
+        return self._closed.is_set()
+
+    def __enter__(self) -> Subscription[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what the service and a delivery ask ------------------------------------------------------
+
+    def short(self, name: str) -> str:
+        """A broker's topic name without the prefix."""
+        return topics.short_name(self._plan.prefix, name)
+
+    def open(self, consumer: MessageConsumer, deadline: Deadline) -> None:
+        """Open the place on the broker, then start the workers; a place that fails is left again."""
+        self._consumer = consumer
+        try:
+            consumer.open(deadline)
+        except BaseException:
+            consumer.close(Deadline.after(1.0))
+            raise
+        if self._plan.callback is not None and self._plan.threads:
+            self._workers.start()
+
+    def oldest_age(self) -> float | None:
+        """Seconds since the oldest unsettled message arrived, or ``None``."""
+        if self._forked:
+            return None
+        with self._changed:
+            oldest = self._schedule.oldest()
+        return None if oldest is None else max(0.0, now() - oldest.arrived)
+
+    def next_due(self) -> float | None:
+        """When the first delayed message comes again, on the monotonic clock."""
+        with self._changed:
+            return self._schedule.next_due()
+
+    def after_fork(self) -> None:
+        """The child cannot use it: its threads and its place are the parent's."""
+        self._forked = True
+
+    def settle(
+        self, deliveries: Sequence[Delivery[T]], *, confirm: bool = False, timeout: float | None = None
+    ) -> None:
+        """Acknowledge deliveries of this subscription."""
+        self._usable()
+        entries = [entry for delivery in deliveries if (entry := delivery.current()) is not None]
+        self._ack(entries, self._confirm_by(timeout, confirm))
+
+    def fail(self, delivery: Delivery[T], error: Exception) -> None:
+        """Settle a delivery as failed."""
+        self._usable()
+        if isinstance(error, Reject) and not self._plan.dead_letters and self.group is not None:
+            raise ConfigurationError("reject needs the dead letters: enable_dlq is False")
+        entry = delivery.current()
+        if entry is not None:
+            self._fail(entry, error)
+
+    def extend(self, delivery: Delivery[T]) -> None:
+        """A delivery is being worked on."""
+        self._usable()
+        entry = delivery.current()
+        if entry is not None and self._consumer is not None:
+            entry.since = now()
+            self._consumer.extend([entry.received])
+
+    # -- what the consumer tells (Sink) -----------------------------------------------------------
+
+    def deliver(self, batch: Sequence[Received]) -> None:
+        """Take a batch from the consumer."""
+        with self._changed:
+            if self._draining or self._closing:
+                return  # close gives it back
+            self._schedule.add(batch, now())
+            self._changed.notify(len(batch))
+
+    def forget(self, gone: Callable[[Received], bool]) -> None:
+        """Drop what is no longer ours and in nobody's hand."""
+        with self._changed:
+            self._schedule.forget(gone)
+            self._changed.notify_all()
+
+    def ended(self, error: MessagingError) -> None:
+        """The consumer is over by itself."""
+        with self._changed:
+            if self._error is not None or self._closing:
+                return
+            self._error = error.about(topic=self.topic)
+            self._changed.notify_all()
+        log.error("subscription %s ended: %s", self.name, error)
+
+    # -- handing out ------------------------------------------------------------------------------
+
+    def step(self, hand: Hand, deadline: Deadline, *, reraise: bool = False) -> bool:
+        """Let the callback handle one message; false if there was none by the deadline, or it is over.
+
+        With ``reraise`` what the callback raised is raised again, after it was acted on.
+        """
+        taken = self._take(hand, 1, deadline)
+        for entry, delivery in taken:
+            self._handle(entry, delivery, reraise=reraise)
+            hand.entries = []
+        return bool(taken)
+
+    def overdue(self, hand: Hand, thread: str) -> bool:
+        """Whether the hand's callback has run out of ``handler_timeout``; then it counts as failed."""
+        limit = self._plan.handler_timeout
+        for entry in list(hand.entries):
+            if limit is not None and entry.state == HANDED and now() - entry.since > limit:
+                log.error("callback of %s in thread %s exceeded handler_timeout of %s s", self.name, thread, limit)
+                self._fail(entry, TimeoutError(f"handler_timeout of {limit} s exceeded in thread {thread}"))
+                return True
+        return False
+
+    def _handle(self, entry: Entry, delivery: Delivery[T], *, reraise: bool) -> None:
+        assert self._plan.callback is not None
+        begun, attempt = now(), entry.attempt
+        try:
+            self._plan.callback(delivery)
+        except BaseException as error:  # a callback that calls sys.exit has failed, too
+            if delivery.current() is not None:
+                self._fail(entry, error)
+            if reraise and not isinstance(error, (Retry, Reject)):
+                raise
+        else:
+            if self._plan.auto_ack and entry.attempt == attempt:
+                self._acknowledge_quietly(entry)
+        finally:
+            self._plan.meter.handled(delivery.topic, self._plan.broker.name, now() - begun)
+            if entry.attempt == attempt:
+                self._let_go([entry])
+
+    def _acknowledge_quietly(self, entry: Entry) -> None:
+        try:
+            self._ack([entry], self._confirm_by(None))
+        except MessagingError as error:
+            log.warning("%s: acknowledged, but not confirmed: %s", self.name, error)
+
+    def _next(self, most: int, deadline: Deadline) -> list[Delivery[T]]:
+        self._usable()
+        if self._plan.callback is not None:
+            raise ConfigurationError(f"subscription {self.name} has a callback: it cannot be iterated too")
+        hand = self._hand()
+        self._move_on(hand)
+        return [delivery for _, delivery in self._take(hand, most, deadline)]
+
+    def _take(self, hand: Hand, most: int, deadline: Deadline) -> list[tuple[Entry, Delivery[T]]]:
+        while True:
+            entries = self._wait(hand, most, deadline)
+            if not entries:
+                return []
+            hand.entries = entries
+            try:
+                taken = self._open_up(entries)
+            except BaseException:  # Ctrl-C: nobody has seen them
+                self._give_back(hand)
+                raise
+            hand.entries = [entry for entry, _ in taken]
+            if taken:
+                return taken
+
+    def _wait(self, hand: Hand, most: int, deadline: Deadline) -> list[Entry]:
+        with self._changed:
+            while True:
+                if self._error is not None:
+                    raise self._error
+                if self._closing or (self._draining and not len(self._schedule)):
+                    return []
+                entries = self._schedule.take(now(), hand, most)
+                if entries or deadline.over:
+                    self._note_stall(False)
+                    return entries
+                self._note_stall(self._full())
+                due = self._schedule.next_due()
+                self._changed.wait(deadline.left() if due is None else deadline.wait(max(0.0, due - now())))
+
+    def _open_up(self, entries: list[Entry]) -> list[tuple[Entry, Delivery[T]]]:
+        """Decode what was taken; what no handler is to see is settled on the way."""
+        taken: list[tuple[Entry, Delivery[T]]] = []
+        unseen: list[Entry] = []
+        for entry in entries:
+            if entry.grave is not None:
+                self._bury(entry)
+                continue
+            reason = self._unseen(entry.received)
+            envelope = None if reason else self._decode(entry)
+            if reason or envelope is SKIPPED:
+                self._plan.meter.skipped(self._label(entry), self._plan.broker.name, reason or "variant")
+                unseen.append(entry)
+            elif envelope is not None:
+                taken.append((entry, self._delivery(entry, envelope)))
+        if unseen:
+            self._ack(unseen, None)
+        return taken
+
+    def _decode(self, entry: Entry) -> Any:
+        try:
+            return self._plan.decode(entry.received)
+        except SerializationError as error:
+            entry.attempt += 1
+            self._fail(entry, error.about(topic=self._label(entry)))
+        return None
+
+    def _delivery(self, entry: Entry, envelope: MessageEnvelope[T]) -> Delivery[T]:
+        entry.attempt += 1
+        if entry.attempt == 1:
+            self._plan.meter.consumed(self._label(entry), self._plan.broker.name)
+        return Delivery(self, entry, envelope)
+
+    def _unseen(self, received: Received) -> str | None:
+        """Why no handler is to see a message, if so."""
+        if received.body is None:
+            return "tombstone"
+        spec = self._plan.spec
+        if received.topic == self._plan.dlq_topic and topics.is_pattern(spec.topic):
+            return "dead_letter"
+        group = received.headers.get("x-redrive-group")
+        if group is not None and spec.group is not None and group != spec.group:
+            return "redriven_for_another_group"
+        return None
+
+    # -- settling ---------------------------------------------------------------------------------
+
+    def _ack(self, entries: Sequence[Entry], deadline: Deadline | None) -> None:
+        with self._changed:
+            mine = [entry for entry in entries if entry.state == HANDED]
+            for entry in mine:
+                self._schedule.settle(entry)
+            self._wake()
+        if mine and self._consumer is not None:
+            self._consumer.ack([entry.received for entry in mine], deadline)
+
+    def _fail(self, entry: Entry, error: BaseException) -> None:
+        delay = self._delay(entry, error)
+        with self._changed:
+            if entry.state != HANDED:
+                return
+            if entry.lost:  # another owner has it by now
+                self._schedule.settle(entry)
+                return
+            if delay is not None:
+                self._schedule.delay(entry, now() + delay, hold=not self._is_dead_letter(entry))
+            elif self._buries():
+                entry.grave = Grave.of(error, entry.attempt)
+            else:
+                self._schedule.settle(entry)
+            self._wake()
+        self._report(entry, error, delay)
+        if delay is None:
+            self._give_up(entry)
+
+    def _delay(self, entry: Entry, error: BaseException) -> float | None:
+        """Seconds until the next attempt; ``None`` if there is none."""
+        policy = self._plan.retry
+        given_up = isinstance(error, Reject) or not policy.retries(entry.attempt, error)
+        if given_up and (self._is_dead_letter(entry) or not self._gives_up()):
+            return policy.max_delay_secs
+        if given_up:
+            return None
+        if isinstance(error, Retry) and error.delay is not None:
+            return max(0.0, error.delay)
+        return policy.delay(entry.attempt, random.random)
+
+    def _gives_up(self) -> bool:
+        """Whether a message may ever leave without having been handled."""
+        return self._plan.dead_letters or self.group is None
+
+    def _buries(self) -> bool:
+        """Whether one that leaves so goes to the dead letters (a broadcast's is only counted)."""
+        return self._plan.dead_letters and self.group is not None
+
+    def _is_dead_letter(self, entry: Entry) -> bool:
+        return entry.received.topic == self._plan.dlq_topic
+
+    def _report(self, entry: Entry, error: BaseException, delay: float | None) -> None:
+        backend, topic = self._plan.broker.name, self._label(entry)
+        self._plan.meter.consume_failed(topic, backend, type(error).__name__)
+        if delay is not None:
+            self._plan.meter.retried(topic, backend)
+        if isinstance(error, SerializationError) and not self._gives_up():
+            self.ended(
+                ConsumeFailed(
+                    f"message at {entry.received.position} cannot be decoded, and enable_dlq is False: {error}",
+                    code="undecodable",
+                    backend=backend,
+                )
+            )
+        elif self._plan.dead_letters or self.group is None:
+            what = "given up" if delay is None else f"again in {delay:.1f} s"
+            log.warning("%s: attempt %d at %s failed (%r), %s", self.name, entry.attempt, entry.received.position, error, what)
+        elif not self._warned:
+            self._warned = True
+            log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self.name, error)
+
+    def _give_up(self, entry: Entry) -> None:
+        if self._buries():
+            self._bury(entry)
+        elif self._consumer is not None:
+            self._consumer.ack([entry.received])
+
+    def _bury(self, entry: Entry) -> None:
+        """Send the dead letter; only its acknowledgement settles the original."""
+        grave, plan = entry.grave, self._plan
+        with self._changed:
+            entry.state = BURIED
+            self._burying += 1
+        if grave.record is None:
+            grave.record = dead_letter(
+                entry.received, grave, topic=plan.dlq_topic, group=self.group or "", backend=plan.broker.name
+            )
+        grave.tries += 1
+        plan.broker.send(
+            grave.record,
+            Deadline.after(plan.burial_timeout),
+            lambda _position, _duplicate, error: self._buried(entry, error),
+        )
+
+    def _buried(self, entry: Entry, error: MessagingError | None) -> None:
+        smaller = None
+        if isinstance(error, PublishFailed) and error.code == "too_large":
+            smaller = shed(entry.grave.record)
+        with self._changed:
+            self._burying -= 1
+            if error is None or entry.lost:
+                self._schedule.settle(entry)
+            else:
+                entry.grave.record = smaller or entry.grave.record
+                self._schedule.delay(entry, now() + (0.0 if smaller else BURIAL_DELAY))
+            self._changed.notify_all()
+        if error is None:
+            self._plan.meter.buried(self._label(entry), self._plan.broker.name)
+            if self._consumer is not None:
+                self._consumer.ack([entry.received])
+        elif smaller is None and entry.grave.tries == 1:
+            log.error("%s: a dead letter could not be stored, its original stays: %s", self.name, error)
+
+    # -- hands ------------------------------------------------------------------------------------
+
+    def _hand(self) -> Hand:
+        hand = getattr(self._own, "hand", None)
+        if hand is None:
+            hand = self._own.hand = Hand()
+        return hand
+
+    def _move_on(self, hand: Hand) -> None:
+        """The thread asks for more: what it had is acknowledged (``auto_ack``), or only let go."""
+        entries, hand.entries = hand.entries, []
+        if entries and self._plan.auto_ack:
+            self._ack(entries, self._confirm_by(None))
+        elif entries:
+            self._let_go(entries)
+
+    def _give_back(self, hand: Hand) -> None:
+        """What the thread had is handed out again as if it never had been."""
+        entries, hand.entries = hand.entries, []
+        with self._changed:
+            for entry in entries:
+                if entry.state == HANDED:
+                    entry.attempt -= 1
+                    self._schedule.delay(entry, now())
+            self._wake()
+
+    def _let_go(self, entries: Sequence[Entry]) -> None:
+        with self._changed:
+            for entry in entries:
+                if entry.state == HANDED:
+                    self._schedule.let_go(entry)
+            self._wake()
+
+    # -- small --------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Somebody may go on, now that a key is free or nothing is left. Under the lock."""
+        if self._draining:
+            self._changed.notify_all()
+        elif self._schedule.runnable or self._schedule.waiting:
+            self._changed.notify()
+
+    def _full(self) -> bool:
+        """Whether the prefetch is full of messages that wait. Under the lock."""
+        full = self._schedule.waiting > 0 and len(self._schedule) >= self._plan.spec.prefetch
+        return full and not self._schedule.handed()
+
+    def _note_stall(self, stalled: bool) -> None:
+        if stalled == self._stalled:
+            return
+        self._stalled = stalled
+        self._plan.meter.stalled(self.topic, self._plan.broker.name, 1 if stalled else -1)
+        if stalled:
+            log.warning("%s takes no more: its prefetch of %d is full of messages that wait for another attempt",
+                        self.name, self._plan.spec.prefetch)  # fmt: skip
+
+    def _confirm_by(self, timeout: float | None, confirm: bool = False) -> Deadline | None:
+        if not (confirm or self._plan.confirm):
+            return None
+        return Deadline.after(CONFIRM_TIMEOUT if timeout is None else timeout)
+
+    def _label(self, entry: Entry) -> str:
+        return self.short(entry.received.topic)
+
+    def _over(self) -> bool:
+        return self._closed.is_set() or self._error is not None
+
+    def _gone(self) -> BackendUnavailable:
+        return BackendUnavailable(f"subscription {self.name} is closed", code="closed", topic=self.topic)
+
+    def _usable(self) -> None:
+        if self._forked:
+            raise BackendUnavailable(
+                f"subscription {self.name} was inherited over a fork; subscribe again in this process",
+                code="forked",
+                topic=self.topic,
+            )
+
+
