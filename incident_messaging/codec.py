@@ -24,7 +24,7 @@ from incident_messaging.envelope import (
     read_metadata,
 )
 from incident_messaging.errors import ConfigurationError, SerializationError
-from incident_messaging.forms import expected
+from incident_messaging.forms import expected, shown
 from incident_messaging.jsontext import JsonText
 from incident_messaging.payloads import SKIPPED, Payloads, Skipped, reason, type_name
 from incident_messaging.record import Received, Record
@@ -61,7 +61,7 @@ def _encodable(text: str) -> bool:
 
 def _checked_text(what: str, value: Any) -> str:
     if not isinstance(value, str) or not _encodable(value):
-        raise ConfigurationError(f"{what} {value!r:.100} is not allowed: text or None")
+        raise ConfigurationError(f"{what} {shown(value)} is not allowed: text or None")
     return str.__str__(value)
 
 
@@ -73,7 +73,7 @@ def _is_name(name: str) -> bool:
 def _check_header(name: Any, value: Any) -> None:
     if not isinstance(name, str) or not _is_name(name):
         raise ConfigurationError(
-            f"header name {name!r:.100} is not allowed: printable ASCII without blanks and colons"
+            f"header name {shown(name)} is not allowed: printable ASCII without blanks and colons"
         )
     if _is_ours(name):
         raise ConfigurationError(
@@ -81,7 +81,7 @@ def _check_header(name: Any, value: Any) -> None:
             "traceparent, x-dlq-*, x-redrive-* and Nats-* are the SDK's and the brokers' own"
         )
     if not isinstance(value, str) or not _encodable(value):
-        raise ConfigurationError(f"header {name!r} has the value {value!r:.100}: allowed is text")
+        raise ConfigurationError(f"header {name!r} has the value {shown(value)}: allowed is text")
 
 
 class Codec:
@@ -168,7 +168,7 @@ class Codec:
             document: Any = loads(received.body)
             enveloped = is_envelope(document)
             try:
-                payload = read(document["payload"] if enveloped else document)
+                payload: object = read(document["payload"] if enveloped else document)
             except Exception as error:  # a user's hook may raise anything
                 raise _unreadable(payload_type, error, received.body) from error
             if payload is SKIPPED:

@@ -8,6 +8,7 @@ exception classes that can). It is built without I/O: files are read when they a
 
 # Annotations are not postponed: each field is checked by its own (config_values).
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -101,7 +102,7 @@ class RetryPolicy:
         try:
             grown = self.initial_delay_secs * float(self.multiplier) ** (attempt - 1)
         except OverflowError:  # a message may be tried for ever
-            grown = self.max_delay_secs
+            grown = math.inf if self.initial_delay_secs else 0.0
         full = min(grown, self.max_delay_secs)
         return full * (0.5 + 0.5 * random()) if self.jitter else full
 
@@ -217,9 +218,7 @@ class MessagingConfig:
         return cls.from_mapping(sources.from_file(path))
 
     @classmethod
-    def load(
-        cls, file: str | PathLike[str] | None = None, env_prefix: str = ENV_PREFIX, **overrides: Any
-    ) -> Self:
+    def load(cls, file: str | PathLike[str] | None = None, env_prefix: str = ENV_PREFIX, **overrides: Any) -> Self:
         """Build from all sources, field by field: overrides before environment before file before defaults.
 
         Overrides are nested (``nats={"servers": [...]}``) or flat (``nats__servers=[...]``); a whole

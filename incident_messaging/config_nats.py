@@ -84,9 +84,7 @@ class NatsConfig:
 
     servers: Annotated[
         tuple[str, ...],
-        Where(
-            "a list of nats:// tls:// ws:// wss:// URLs or host:port, without user and password", _reachable
-        ),
+        Where("a list of nats:// tls:// ws:// wss:// URLs or host:port, without user and password", _reachable),
     ] = attrs.field(default=("nats://localhost:4222",), converter=addresses)
     connection_name: Text = "llm-incident-manager"
     max_reconnect_attempts: Annotated[int, Between(-1)] = -1
@@ -129,6 +127,8 @@ class NatsConfig:
         websocket = {server.startswith(("ws://", "wss://")) for server in self.servers}
         if len(websocket) > 1:
             raise ConfigurationError("nats.servers must be all WebSocket (ws, wss) or none of them")
+        if self.uses_tls and any(server.startswith("ws://") for server in self.servers):
+            raise ConfigurationError("nats.servers must be wss:// with TLS; ws:// is never encrypted")
         if not self.uses_tls:
             needs(self, "nats.enable_tls", "tls_first", "tls_cert_file", "tls_ca_file")
 

@@ -23,9 +23,7 @@ _READERS = {".toml": tomllib.loads, ".json": json.loads}
 
 #: What Kubernetes puts into every container for a service named ``incident-messaging[-...]``
 #: (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
-_SERVICE_LINK = re.compile(
-    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
-)
+_SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def from_environment(cls: type, prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from incident_messaging.backends.base import Status
 from incident_messaging.broadcast import Broadcasts
 from incident_messaging.callbacks import CallbackThread
 from incident_messaging.config import MessagingBackend, MessagingConfig
+from incident_messaging.consuming import backend_of
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import BackendUnavailable, MessagingError
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.metrics import Meter
 from incident_messaging.publishing import Outlet, Window
+
+_BOTH = (MessagingBackend.NATS, MessagingBackend.KAFKA)
 
 #: Seconds between looks at the brokers' states, for the gauge of connections.
 LOOK_EVERY = 1.0
@@ -32,6 +35,28 @@ class Connections:
         self._broadcasts: dict[MessagingBackend, Broadcasts] = {}
         self._connected: set[str] = set()
         self._closed = False
+
+    @property
+    def backends(self) -> Sequence[MessagingBackend]:
+        """The configured brokers."""
+        return _BOTH if self._config.backend is MessagingBackend.BOTH else (self._config.backend,)
+
+    def chosen(self, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
+        """The brokers that a call asks for; ``None`` is all that are configured.
+
+        Raises:
+            BackendUnavailable: All is closed.
+            ConfigurationError: One is not configured.
+        """
+        if self._closed:
+            raise BackendUnavailable("the messaging service is closed", code="closed")
+        wanted = backend_of(backend)
+        if wanted is None or wanted is self._config.backend:
+            return self.backends
+        if wanted not in self.backends:
+            names = ", ".join(one.value for one in self.backends)
+            raise ConfigurationError(f"backend {wanted.value!r} is not configured: {names}")
+        return (wanted,)
 
     def outlet(self, backend: MessagingBackend) -> Outlet:
         """The broker of a backend, made if need be; no I/O.

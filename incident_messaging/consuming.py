@@ -141,7 +141,3 @@ def backend_of(value: MessagingBackend | str | None) -> MessagingBackend | None:
     except ValueError:
         allowed = ", ".join(member.value for member in MessagingBackend)
         raise ConfigurationError(f"backend {value!r} is not allowed: {allowed}") from None
-
-
-
-

@@ -146,6 +146,4 @@ class Delivery(Generic[T]):
         return self._entry if self._entry.attempt == self._attempt else None
 
     def __repr__(self) -> str:
-        return (
-            f"<Delivery {self.topic} {self.metadata.message_id} at {self.position}, attempt {self.attempt}>"
-        )
+        return f"<Delivery {self.topic} {self.metadata.message_id} at {self.position}, attempt {self.attempt}>"

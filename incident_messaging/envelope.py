@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import attrs
 
-from incident_messaging.forms import parse_rfc3339, rfc3339
+from incident_messaging.forms import parse_rfc3339, rfc3339, shown
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -127,7 +127,7 @@ def check_metadata(metadata: MessageMetadata) -> None:
     for name, (is_allowed, words) in _ALLOWED.items():
         value = getattr(metadata, name)
         if not is_allowed(value):
-            raise ValueError(f"metadata.{name} {value!r:.100} is not allowed: {words}")
+            raise ValueError(f"metadata.{name} {shown(value)} is not allowed: {words}")
 
 
 def metadata_fields(metadata: MessageMetadata, *, unix: bool) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, Never
 import attrs
 
 from incident_messaging.errors import ConfigurationError
+from incident_messaging.forms import shown
 
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
 
 
 def _refuse(name: str, value: object, allowed: str) -> Never:
-    raise ConfigurationError(f"{name} {value!r:.100} is not allowed: {allowed}")
+    raise ConfigurationError(f"{name} {shown(value)} is not allowed: {allowed}")
 
 
 def _plain(value: str) -> str:

@@ -59,9 +59,17 @@ WRITE: Mapping[type, Write] = {
 }
 
 
+def shown(value: object) -> str:
+    """A value as an error's text shows it: not too long, whatever its ``repr`` does."""
+    try:
+        return f"{value!r:.100}"
+    except Exception:  # a user's own __repr__, or an integer of more digits than Python writes
+        return f"<{type(value).__name__}>"
+
+
 def expected(what: str, value: object) -> ValueError:
     """The error for a value of another kind than wanted."""
-    return ValueError(f"expected {what}, not {value!r:.100}")
+    return ValueError(f"expected {what}, not {shown(value)}")
 
 
 def parse_rfc3339(text: str) -> datetime:

@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, Never
 import attrs
 
 from incident_messaging.errors import SerializationError
+from incident_messaging.forms import shown
 
 try:
     import orjson
@@ -144,7 +145,7 @@ def _plain_list(value: list[Any] | tuple[Any, ...], convert: Callable[[Any], Any
 def _text_key(key: Any) -> str:
     if isinstance(key, str):
         return str.__str__(key)
-    raise Refused(f"the key {key!r:.100} is not text")
+    raise Refused(f"the key {shown(key)} is not text")
 
 
 @attrs.frozen(eq=False)
@@ -195,17 +196,17 @@ def encode_error(error: Exception) -> SerializationError:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            item
-            for container in level
-            for item in (container.values() if type(container) is dict else container)
-            if type(item) is dict or type(item) is list
-        ]
+    level = _containers([value])
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _containers(outer)]
         if not level:
             return
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _containers(outer: Any) -> list[Any]:
+    items = outer.values() if type(outer) is dict else outer
+    return [item for item in items if type(item) is dict or type(item) is list]
 
 
 def _stdlib_encode(value: Any) -> bytes:

@@ -38,12 +38,8 @@ class MessagingMetrics:
         self.messages_consumed = Counter(
             "messaging_messages_consumed_total", "Messages handed to a handler or iterator, each once", _TOPIC
         )
-        self.publish_failures = Counter(
-            "messaging_publish_failures_total", "Publishes that ended in an error", _ERROR
-        )
-        self.consume_failures = Counter(
-            "messaging_consume_failures_total", "Attempts at a message that failed", _ERROR
-        )
+        self.publish_failures = Counter("messaging_publish_failures_total", "Publishes that ended in an error", _ERROR)
+        self.consume_failures = Counter("messaging_consume_failures_total", "Attempts at a message that failed", _ERROR)
         self.active_connections = Gauge(
             "messaging_active_connections", "Brokers connected", ("backend",), multiprocess_mode="livesum"
         )
@@ -55,18 +51,14 @@ class MessagingMetrics:
         )
         self.retries = Counter("messaging_retries_total", "Messages put back for another attempt", _TOPIC)
         self.dead_letters = Counter("messaging_dead_letters_total", "Dead letters a broker has taken", _TOPIC)
-        self.skipped = Counter(
-            "messaging_skipped_total", "Messages settled without a handler", (*_TOPIC, "reason")
-        )
+        self.skipped = Counter("messaging_skipped_total", "Messages settled without a handler", (*_TOPIC, "reason"))
         self.stalled = Gauge(
             "messaging_stalled_subscriptions",
             "Subscriptions whose prefetch is full of messages that wait",
             _TOPIC,
             multiprocess_mode="livesum",
         )
-        self.handler_time = Histogram(
-            "messaging_handler_seconds", "Time in a callback", _TOPIC, buckets=_TIMES
-        )
+        self.handler_time = Histogram("messaging_handler_seconds", "Time in a callback", _TOPIC, buckets=_TIMES)
 
     def value(self, name: str, **labels: str) -> float:
         """One instrument's value by its attribute name; of a histogram, the sum of what it saw.

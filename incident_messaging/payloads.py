@@ -24,8 +24,8 @@ from cattrs.strategies import configure_union_passthrough
 
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.events import VARIANTS, IncidentEvent, UnknownIncidentEvent
-from incident_messaging.forms import JSON, READ, WRITE, Read, Write, as_it_is, exactly, expected
-from incident_messaging.jsontext import MAX_DEPTH, JsonText, plain, refuse
+from incident_messaging.forms import JSON, READ, WRITE, Read, Write, as_it_is, exactly, expected, shown
+from incident_messaging.jsontext import MAX_DEPTH, JsonText, Refused, plain, refuse
 
 
 class Skipped(enum.Enum):
@@ -79,7 +79,7 @@ def _event_reader(wanted: frozenset[Any]) -> Read:
     readers: dict[str, Read] = {
         tag: _variant_reader(variant) if variant in wanted else _skip for tag, variant in VARIANTS.items()
     }
-    read_other = _read_unknown if UnknownIncidentEvent in wanted else _skip
+    read_other: Read = _read_unknown if UnknownIncidentEvent in wanted else _skip
 
     def read(payload: Any) -> Any:
         if type(payload) is not dict or type(tag := payload.get("type")) is not str:
@@ -219,7 +219,11 @@ class Payloads:
         tag = _TAGS.get(type(message))
         if tag is not None:  # checked when it was built
             return {"type": tag, **message.__dict__}
-        return plain(message, self._convert, MAX_DEPTH - 1)
+        try:
+            return plain(message, self._convert, MAX_DEPTH - 1)
+        except Refused as refused:
+            refused.path = f"payload{refused.path}"
+            raise
 
     def reader(self, message_type: Any) -> Read:
         """What reads a JSON value as a message of a type; it raises any exception if it cannot.
@@ -235,7 +239,7 @@ class Payloads:
             hook = self._converter.get_structure_hook(message_type)
         except Exception as error:
             raise ConfigurationError(
-                f"message_type {message_type!r:.200} cannot be decoded ({error}): allowed are attrs classes, "
+                f"message_type {shown(message_type)} cannot be decoded ({error}): allowed are attrs classes, "
                 "dataclasses, pydantic models, TypedDict, dict, list, str, Any, bytes, incident events, and "
                 "types that the converter has hooks for"
             ) from error

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar, Unpack, overload
 
 import cattrs
@@ -16,7 +15,7 @@ import cattrs
 from incident_messaging import lifecycle, topics
 from incident_messaging.backends.base import Start
 from incident_messaging.broadcast import shares
-from incident_messaging.callbacks import CallbackThread, PublishFuture
+from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
 from incident_messaging.connections import Connections
@@ -28,16 +27,16 @@ from incident_messaging.errors import (
     BackendUnavailable,
     ConfigurationError,
     MessagingError,
-    PublishFailed,
     Timeout,
 )
 from incident_messaging.events import IncidentCreated, IncidentEvent, IncidentResolved, IncidentStateChanged
 from incident_messaging.health import Health
-from incident_messaging.metrics import OTHER, Meter
+from incident_messaging.metrics import Meter
 from incident_messaging.places import OpenPlaces
-from incident_messaging.publishing import Batch, BatchResult, Publication, PublishReceipt
-from incident_messaging.record import Record
-from incident_messaging.subscription import Plan, Subscription
+from incident_messaging.plan import Plan
+from incident_messaging.publisher import Message, Publisher
+from incident_messaging.publishing import Batch, BatchResult, PublishReceipt
+from incident_messaging.subscription import Subscription
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
@@ -45,7 +44,6 @@ M = TypeVar("M")
 
 log = logging.getLogger("incident_messaging")
 
-_BOTH = (MessagingBackend.NATS, MessagingBackend.KAFKA)
 #: Threads of the SDK's own on which waiting would wait for itself.
 _BROKER_THREADS = frozenset({"incident-messaging-loop", "incident-messaging-kafka-reports"})
 
@@ -65,9 +63,7 @@ class MessagingService:
         ConfigurationError: ``config`` is not a ``MessagingConfig``.
     """
 
-    def __init__(
-        self, config: MessagingConfig | None = None, *, converter: cattrs.Converter | None = None
-    ) -> None:
+    def __init__(self, config: MessagingConfig | None = None, *, converter: cattrs.Converter | None = None) -> None:
         if config is not None and not isinstance(config, MessagingConfig):
             raise ConfigurationError(
                 f"config must be a MessagingConfig, not {type(config).__name__}; see MessagingConfig.from_mapping"
@@ -78,9 +74,7 @@ class MessagingService:
             timestamp_format=self._config.timestamp_format,
             converter=converter,
         )
-        self._meter = Meter(
-            enabled=self._config.enable_metrics, topic_limit=self._config.metrics_topic_limit
-        )
+        self._meter = Meter(enabled=self._config.enable_metrics, topic_limit=self._config.metrics_topic_limit)
         self._handlers: list[tuple[str, Any, Callable[..., object], HandlerOptions]] = []
         self._threads = True  # the test helper runs callbacks in its own thread
         self._begin()
@@ -94,6 +88,9 @@ class MessagingService:
         self._timer = CallbackThread("incident-messaging-timer")
         self._connections = Connections(self._config, self._meter, self._timer)
         self._places = OpenPlaces(self._timer)
+        self._publisher = Publisher(
+            self._config, self._codec, self._connections, self._meter, self._timer, self._callbacks
+        )
         self._subscriptions: set[Subscription[Any]] = set()
 
     # -- publishing -------------------------------------------------------------------------------
@@ -130,19 +127,8 @@ class MessagingService:
                 ``error.envelope`` again repeats it under the same id.
         """
         self._may_block("publish")
-        deadline = self._deadline(timeout, self._config.publish_timeout_ms)
-        ended = threading.Event()
-        envelope, publication = self._hand_over(
-            topic, message, key, headers, correlation_id, backend,
-            block=deadline, deadline=deadline, finished=lambda _: ended.set(),
-        )  # fmt: skip
-        if publication is None:
-            return self._nothing(envelope, topic)
-        if not ended.wait((deadline.left() or 0.0) + 0.2):
-            raise Timeout(
-                f"publish to {topic} has no outcome", maybe_delivered=True, topic=topic, envelope=envelope
-            )
-        return publication.receipt()
+        wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
+        return self._publisher.publish(wish, backend, self._deadline(timeout, self._config.publish_timeout_ms))
 
     def publish_nowait(
         self,
@@ -169,15 +155,8 @@ class MessagingService:
             SerializationError: The message cannot be written.
             BackendUnavailable: Closed, or the window stayed full (``window_full``).
         """
-        future = PublishFuture(self._callbacks, topic)
-        deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
-        envelope, publication = self._hand_over(
-            topic, message, key, headers, correlation_id, backend,
-            block=Deadline.after(block), deadline=deadline, finished=partial(_resolve, future),
-        )  # fmt: skip
-        if publication is None:
-            future.set_result(self._nothing(envelope, topic))
-        return future
+        wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
+        return self._publisher.publish_nowait(wish, backend, Deadline.after(block))
 
     def publish_batch(
         self,
@@ -207,10 +186,13 @@ class MessagingService:
         self._may_block("publish_batch")
         if max_failures < 1:
             raise ConfigurationError(f"max_failures {max_failures!r} is not allowed: 1 or more")
+        limit = self._config.publish_timeout_ms / 1000 if timeout is None else timeout
         batch = Batch(receipts=receipts, max_failures=max_failures)
         try:
             for message in messages:
-                self._add(batch, topic, message, key, headers, timeout)
+                name = topic(message) if callable(topic) else topic
+                own = key(message) if callable(key) else key
+                self._publisher.add(batch, Message(name, message, key=own, headers=headers), Deadline.after(limit))
                 if batch.failed:
                     break
         finally:
@@ -435,9 +417,7 @@ class MessagingService:
             self._places.keep(asked, place)
         return delivery
 
-    def handler(
-        self, topic: str, message_type: Any = dict, **options: Unpack[HandlerOptions]
-    ) -> Callable[[F], F]:
+    def handler(self, topic: str, message_type: Any = dict, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Declare a function as the handler of a topic; `start_handlers` subscribes it.
 
         Options as `subscribe`.
@@ -496,7 +476,7 @@ class MessagingService:
     @property
     def is_connected(self) -> bool:
         """Whether as many brokers are connected as ``publish_require`` asks for; no I/O."""
-        states = [self._connections.status(backend).state == "connected" for backend in self._backends()]
+        states = [self._connections.status(backend).state == "connected" for backend in self._connections.backends]
         return all(states) if self._config.publish_require == "all" else any(states)
 
     def connect(self, timeout: float | None = None) -> None:
@@ -512,7 +492,7 @@ class MessagingService:
         self._may_block("connect")
         if self._config.enabled:
             self._connections.connect(
-                self._backends(),
+                self._connections.backends,
                 self._deadline(timeout, self._config.connect_timeout_ms),
                 require_all=self._config.publish_require == "all",
             )
@@ -522,7 +502,7 @@ class MessagingService:
         subscriptions = self._open_subscriptions()
         ages = [age for s in subscriptions if (age := s.oldest_age()) is not None]
         ended = {s.name: str(s.error) for s in subscriptions if s.error is not None}
-        backends = {backend.value: self._connections.status(backend) for backend in self._backends()}
+        backends = {backend.value: self._connections.status(backend) for backend in self._connections.backends}
         used = any(status.state != "new" for status in backends.values())
         return Health(
             ok=not self._closed and not ended and (self.is_connected or not used),
@@ -589,98 +569,13 @@ class MessagingService:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _hand_over(
-        self,
-        topic: str,
-        message: Any,
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        correlation_id: str | None,
-        backend: MessagingBackend | str | None,
-        *,
-        block: Deadline,
-        deadline: Deadline,
-        finished: Callable[[Publication], None],
-    ) -> tuple[MessageEnvelope[Any], Publication | None]:
-        """The way of every publish: encode, take a place, send. No publication where disabled."""
-        self._usable()
-        chosen = self._chosen(backend)
-        envelope, record = self._encode(topic, message, key, headers, correlation_id, chosen)
-        if not self._config.enabled:
-            return envelope, None
-        publication = Publication(
-            envelope,
-            topic,
-            [self._connections.outlet(one) for one in chosen],
-            require=self._config.publish_require,
-            meter=self._meter,
-            later=self._timer.submit,
-            finished=finished,
-        )
-        publication.start(record, block, deadline)
-        return envelope, publication
-
-    def _encode(
-        self,
-        topic: str,
-        message: Any,
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        correlation_id: str | None,
-        chosen: Sequence[MessagingBackend],
-    ) -> tuple[MessageEnvelope[Any], Record]:
-        label = OTHER
-        try:
-            full = topics.full_name(self._config.topic_prefix, topic)
-            label = topic
-            envelope, record = self._codec.encode(
-                message, topic=full, key=key, headers=headers, correlation_id=correlation_id
-            )
-            if record.size > self._config.max_message_size:
-                raise PublishFailed(
-                    f"message of {record.size:,} bytes exceeds max_message_size {self._config.max_message_size:,}"
-                    " (body, key and headers); send less, or raise max_message_size and the broker's own limit",
-                    code="too_large",
-                    envelope=envelope,
-                )
-        except MessagingError as error:
-            for backend in chosen:
-                self._meter.publish_failed(label, backend.value, error)
-            raise error.about(topic=topic if isinstance(topic, str) else None)
-        return envelope, record
-
-    def _add(
-        self,
-        batch: Batch,
-        topic: str | Callable[[Any], str],
-        message: Any,
-        key: str | Callable[[Any], str | None] | None,
-        headers: Mapping[str, str] | None,
-        timeout: float | None,
-    ) -> None:
-        """One message of a batch."""
-        deadline = self._deadline(timeout, self._config.publish_timeout_ms)
-        name = topic(message) if callable(topic) else topic
-        own = key(message) if callable(key) else key
-        index = batch.next_index()
-        try:
-            envelope, publication = self._hand_over(
-                name, message, own, headers, None, None,
-                block=deadline, deadline=deadline, finished=partial(batch.finished, index),
-            )  # fmt: skip
-        except MessagingError as error:
-            batch.fail(index, error)
-        else:
-            if publication is None:
-                batch.nothing(index, self._nothing(envelope, name))
-
     def _subscribe(
         self, wish: Wish, message_type: Any, backend: MessagingBackend, deadline: Deadline
     ) -> Subscription[Any]:
         spec = wish.spec(self._config, backend)
         decode = self._codec.decoder(message_type)
         outlet = self._connections.outlet(backend)
-        plan: Plan[Any] = Plan(
+        plan = Plan(
             spec=spec,
             backend=backend,
             broker=outlet.broker,
@@ -698,7 +593,7 @@ class MessagingService:
             meter=self._meter,
             threads=self._threads,
         )
-        subscription = Subscription(plan, self._forget)
+        subscription: Subscription[Any] = Subscription(plan, self._forget)
         maker = self._connections.broadcasts(backend).reader if shares(spec, wish.start) else outlet.broker.consumer
         with self.lock:
             self._subscriptions.add(subscription)
@@ -716,36 +611,15 @@ class MessagingService:
         with self.lock:
             self._subscriptions.discard(subscription)
 
-    def _backends(self) -> Sequence[MessagingBackend]:
-        return _BOTH if self._config.backend is MessagingBackend.BOTH else (self._config.backend,)
-
-    def _chosen(self, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
-        """The brokers of a publish."""
-        if backend is None:
-            return self._backends()
-        chosen = backend_of(backend)
-        if chosen is MessagingBackend.BOTH and self._config.backend is chosen:
-            return _BOTH
-        if chosen is None or chosen not in self._backends():
-            raise ConfigurationError(
-                f"backend {backend!r} is not configured: {', '.join(b.value for b in self._backends())}"
-            )
-        return (chosen,)
-
     def _one(self, backend: MessagingBackend | str | None) -> MessagingBackend:
         """The broker of a subscription."""
         if not self._config.enabled:
             raise BackendUnavailable("Messaging disabled", code="disabled")
-        self._usable()
-        chosen = self._chosen(backend)
+        chosen = self._connections.chosen(backend)
         return chosen[0] if len(chosen) == 1 else self._config.subscribe_backend
 
     def _deadline(self, timeout: float | None, default_ms: int) -> Deadline:
         return Deadline.after(default_ms / 1000 if timeout is None else timeout)
-
-    def _nothing(self, envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
-        """The receipt of a publish while messaging is disabled."""
-        return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results={})
 
     def _usable(self) -> None:
         if self._closed:
@@ -756,15 +630,6 @@ class MessagingService:
         name = threading.current_thread().name
         if name in _BROKER_THREADS:
             raise BackendUnavailable(f"{call} would wait for itself on the thread {name}", code="loop_thread")
-
-
-def _resolve(future: PublishFuture, publication: Publication) -> None:
-    try:
-        receipt = publication.receipt()
-    except MessagingError as error:
-        future.set_exception(error)
-    else:
-        future.set_result(receipt)
 
 
 def _until(subscription: Subscription[T], timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
@@ -794,5 +659,3 @@ def _close_all(subscriptions: Sequence[Subscription[Any]], deadline: Deadline) -
     for thread in threads:
         thread.join((deadline.left() or 0.0) + 0.2)
     return left
-
-

@@ -7,83 +7,35 @@ follows a failure is decided here, under the lock, and acted on outside it.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-import attrs
-
 from incident_messaging import topics
-from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, MessageProducer
+from incident_messaging.backends.base import MessageConsumer
 from incident_messaging.codec import SKIPPED
-from incident_messaging.config import MessagingBackend, RetryPolicy
-from incident_messaging.dead_letters import Grave, dead_letter, shed
+from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.delivery import Delivery, Reject, Retry
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import (
     BackendUnavailable,
     ConfigurationError,
-    ConsumeFailed,
     MessagingError,
-    PublishFailed,
     SerializationError,
 )
-from incident_messaging.metrics import Meter
+from incident_messaging.failures import Failures
+from incident_messaging.plan import Plan
 from incident_messaging.record import Received
-from incident_messaging.schedule import BURIED, HANDED, Entry, Hand, Schedule
+from incident_messaging.schedule import HANDED, Entry, Hand, Schedule
 from incident_messaging.workers import Workers
 
 T = TypeVar("T")
 
 log = logging.getLogger("incident_messaging")
 
-#: Seconds between attempts to store a dead letter.
-BURIAL_DELAY = 1.0
 #: Seconds that a confirmation may take where no other time is said.
 CONFIRM_TIMEOUT = 5.0
-
-
-@attrs.frozen(kw_only=True)
-class Plan(Generic[T]):
-    """What a subscription is to do; made by the service, checked there.
-
-    Attributes:
-        spec: What is asked of the broker.
-        backend: Which broker it is.
-        broker: The broker: dead letters go there.
-        prefix: The topic prefix, taken off again for the user.
-        decode: From the wire to an envelope, or ``SKIPPED``.
-        callback: What handles a delivery; ``None`` for an iterator.
-        auto_ack: Whether returning from the callback, or asking for the next, acknowledges.
-        confirm: Whether every acknowledgement is to be confirmed (``enable_auto_commit=False``).
-        concurrency: How many workers call the callback.
-        handler_timeout: Seconds after which a callback counts as failed, or ``None``.
-        retry: When a failed message is tried again.
-        dead_letters: Whether one that was given up goes to the dead letters.
-        dlq_topic: The full dead-letter topic.
-        burial_timeout: Seconds that storing a dead letter may take.
-        meter: Where it counts.
-        threads: Whether workers are started; the test helper runs callbacks itself.
-    """
-
-    spec: ConsumerSpec
-    backend: MessagingBackend
-    broker: MessageProducer
-    prefix: str
-    decode: Callable[[Received], Any]
-    callback: Callable[[Delivery[T]], object] | None
-    auto_ack: bool
-    confirm: bool
-    concurrency: int
-    handler_timeout: float | None
-    retry: RetryPolicy
-    dead_letters: bool
-    dlq_topic: str
-    burial_timeout: float
-    meter: Meter
-    threads: bool = True
 
 
 class Subscription(Generic[T]):
@@ -94,7 +46,7 @@ class Subscription(Generic[T]):
     never block, but for a confirmation. Every method may be called from any thread.
     """
 
-    def __init__(self, plan: Plan[T], ended: Callable[[Subscription[Any]], None]) -> None:
+    def __init__(self, plan: Plan, ended: Callable[[Subscription[Any]], None]) -> None:
         self._plan = plan
         self._schedule = Schedule()
         self._changed = threading.Condition()  # re-entrant: a finalizer may come in between
@@ -106,9 +58,8 @@ class Subscription(Generic[T]):
         self._draining = False
         self._closing = False
         self._closed = threading.Event()
-        self._burying = 0
         self._stalled = False
-        self._warned = False
+        self._failures = Failures(plan, self._schedule, self._changed, acknowledge=self._acknowledge, end=self.ended)
         self._workers = Workers(self, plan.concurrency, plan.handler_timeout)
 
     # -- what a user asks -------------------------------------------------------------------------
@@ -206,7 +157,7 @@ class Subscription(Generic[T]):
         """What this thread was handed last has failed: it comes again by the policy, or after ``delay``."""
         self._usable()
         for entry in list(self._hand().entries):
-            self._fail(entry, Retry(delay))
+            self._failures.fail(entry, Retry(delay))
 
     def drain(self, timeout: float = 10.0) -> list[str]:
         """Take no more, let what has arrived be handled, settle, close.
@@ -239,8 +190,8 @@ class Subscription(Generic[T]):
             return []
         left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._burying, deadline.left()):
-                left.append(f"{self._burying} dead letters of {self.name} not acknowledged")
+            if not self._changed.wait_for(lambda: not self._failures.burying, deadline.left()):
+                left.append(f"{self._failures.burying} dead letters of {self.name} not acknowledged")
         self._note_stall(False)
         if self._consumer is not None:
             self._consumer.close(deadline)
@@ -303,9 +254,7 @@ class Subscription(Generic[T]):
         """The child cannot use it: its threads and its place are the parent's."""
         self._forked = True
 
-    def settle(
-        self, deliveries: Sequence[Delivery[T]], *, confirm: bool = False, timeout: float | None = None
-    ) -> None:
+    def settle(self, deliveries: Sequence[Delivery[T]], *, confirm: bool = False, timeout: float | None = None) -> None:
         """Acknowledge deliveries of this subscription."""
         self._usable()
         entries = [entry for delivery in deliveries if (entry := delivery.current()) is not None]
@@ -318,7 +267,7 @@ class Subscription(Generic[T]):
             raise ConfigurationError("reject needs the dead letters: enable_dlq is False")
         entry = delivery.current()
         if entry is not None:
-            self._fail(entry, error)
+            self._failures.fail(entry, error)
 
     def extend(self, delivery: Delivery[T]) -> None:
         """A delivery is being worked on."""
@@ -372,7 +321,7 @@ class Subscription(Generic[T]):
         for entry in list(hand.entries):
             if limit is not None and entry.state == HANDED and now() - entry.since > limit:
                 log.error("callback of %s in thread %s exceeded handler_timeout of %s s", self.name, thread, limit)
-                self._fail(entry, TimeoutError(f"handler_timeout of {limit} s exceeded in thread {thread}"))
+                self._failures.fail(entry, TimeoutError(f"handler_timeout of {limit} s exceeded in thread {thread}"))
                 return True
         return False
 
@@ -383,7 +332,7 @@ class Subscription(Generic[T]):
             self._plan.callback(delivery)
         except BaseException as error:  # a callback that calls sys.exit has failed, too
             if delivery.current() is not None:
-                self._fail(entry, error)
+                self._failures.fail(entry, error)
             if reraise and not isinstance(error, (Retry, Reject)):
                 raise
         else:
@@ -444,7 +393,7 @@ class Subscription(Generic[T]):
         unseen: list[Entry] = []
         for entry in entries:
             if entry.grave is not None:
-                self._bury(entry)
+                self._failures.bury(entry)
                 continue
             reason = self._unseen(entry.received)
             envelope = None if reason else self._decode(entry)
@@ -462,7 +411,7 @@ class Subscription(Generic[T]):
             return self._plan.decode(entry.received)
         except SerializationError as error:
             entry.attempt += 1
-            self._fail(entry, error.about(topic=self._label(entry)))
+            self._failures.fail(entry, error.about(topic=self._label(entry)))
         return None
 
     def _delivery(self, entry: Entry, envelope: MessageEnvelope[T]) -> Delivery[T]:
@@ -490,113 +439,14 @@ class Subscription(Generic[T]):
             mine = [entry for entry in entries if entry.state == HANDED]
             for entry in mine:
                 self._schedule.settle(entry)
-            self._wake()
+            self._failures.wake()
         if mine and self._consumer is not None:
             self._consumer.ack([entry.received for entry in mine], deadline)
 
-    def _fail(self, entry: Entry, error: BaseException) -> None:
-        delay = self._delay(entry, error)
-        with self._changed:
-            if entry.state != HANDED:
-                return
-            if entry.lost:  # another owner has it by now
-                self._schedule.settle(entry)
-                return
-            if delay is not None:
-                self._schedule.delay(entry, now() + delay, hold=not self._is_dead_letter(entry))
-            elif self._buries():
-                entry.grave = Grave.of(error, entry.attempt)
-            else:
-                self._schedule.settle(entry)
-            self._wake()
-        self._report(entry, error, delay)
-        if delay is None:
-            self._give_up(entry)
-
-    def _delay(self, entry: Entry, error: BaseException) -> float | None:
-        """Seconds until the next attempt; ``None`` if there is none."""
-        policy = self._plan.retry
-        given_up = isinstance(error, Reject) or not policy.retries(entry.attempt, error)
-        if given_up and (self._is_dead_letter(entry) or not self._gives_up()):
-            return policy.max_delay_secs
-        if given_up:
-            return None
-        if isinstance(error, Retry) and error.delay is not None:
-            return max(0.0, error.delay)
-        return policy.delay(entry.attempt, random.random)
-
-    def _gives_up(self) -> bool:
-        """Whether a message may ever leave without having been handled."""
-        return self._plan.dead_letters or self.group is None
-
-    def _buries(self) -> bool:
-        """Whether one that leaves so goes to the dead letters (a broadcast's is only counted)."""
-        return self._plan.dead_letters and self.group is not None
-
-    def _is_dead_letter(self, entry: Entry) -> bool:
-        return entry.received.topic == self._plan.dlq_topic
-
-    def _report(self, entry: Entry, error: BaseException, delay: float | None) -> None:
-        backend, topic = self._plan.broker.name, self._label(entry)
-        self._plan.meter.consume_failed(topic, backend, type(error).__name__)
-        if delay is not None:
-            self._plan.meter.retried(topic, backend)
-        if isinstance(error, SerializationError) and not self._gives_up():
-            self.ended(
-                ConsumeFailed(
-                    f"message at {entry.received.position} cannot be decoded, and enable_dlq is False: {error}",
-                    code="undecodable",
-                    backend=backend,
-                )
-            )
-        elif self._plan.dead_letters or self.group is None:
-            what = "given up" if delay is None else f"again in {delay:.1f} s"
-            log.warning("%s: attempt %d at %s failed (%r), %s", self.name, entry.attempt, entry.received.position, error, what)
-        elif not self._warned:
-            self._warned = True
-            log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self.name, error)
-
-    def _give_up(self, entry: Entry) -> None:
-        if self._buries():
-            self._bury(entry)
-        elif self._consumer is not None:
+    def _acknowledge(self, entry: Entry) -> None:
+        """An entry left by its dead letter, or was dropped by a broadcast."""
+        if self._consumer is not None:
             self._consumer.ack([entry.received])
-
-    def _bury(self, entry: Entry) -> None:
-        """Send the dead letter; only its acknowledgement settles the original."""
-        grave, plan = entry.grave, self._plan
-        with self._changed:
-            entry.state = BURIED
-            self._burying += 1
-        if grave.record is None:
-            grave.record = dead_letter(
-                entry.received, grave, topic=plan.dlq_topic, group=self.group or "", backend=plan.broker.name
-            )
-        grave.tries += 1
-        plan.broker.send(
-            grave.record,
-            Deadline.after(plan.burial_timeout),
-            lambda _position, _duplicate, error: self._buried(entry, error),
-        )
-
-    def _buried(self, entry: Entry, error: MessagingError | None) -> None:
-        smaller = None
-        if isinstance(error, PublishFailed) and error.code == "too_large":
-            smaller = shed(entry.grave.record)
-        with self._changed:
-            self._burying -= 1
-            if error is None or entry.lost:
-                self._schedule.settle(entry)
-            else:
-                entry.grave.record = smaller or entry.grave.record
-                self._schedule.delay(entry, now() + (0.0 if smaller else BURIAL_DELAY))
-            self._changed.notify_all()
-        if error is None:
-            self._plan.meter.buried(self._label(entry), self._plan.broker.name)
-            if self._consumer is not None:
-                self._consumer.ack([entry.received])
-        elif smaller is None and entry.grave.tries == 1:
-            log.error("%s: a dead letter could not be stored, its original stays: %s", self.name, error)
 
     # -- hands ------------------------------------------------------------------------------------
 
@@ -622,23 +472,16 @@ class Subscription(Generic[T]):
                 if entry.state == HANDED:
                     entry.attempt -= 1
                     self._schedule.delay(entry, now())
-            self._wake()
+            self._failures.wake()
 
     def _let_go(self, entries: Sequence[Entry]) -> None:
         with self._changed:
             for entry in entries:
                 if entry.state == HANDED:
                     self._schedule.let_go(entry)
-            self._wake()
+            self._failures.wake()
 
     # -- small --------------------------------------------------------------------------------------
-
-    def _wake(self) -> None:
-        """Somebody may go on, now that a key is free or nothing is left. Under the lock."""
-        if self._draining:
-            self._changed.notify_all()
-        elif self._schedule.runnable or self._schedule.waiting:
-            self._changed.notify()
 
     def _full(self) -> bool:
         """Whether the prefetch is full of messages that wait. Under the lock."""
@@ -675,5 +518,3 @@ class Subscription(Generic[T]):
                 code="forked",
                 topic=self.topic,
             )
-
-

@@ -121,17 +121,19 @@ def _tls(config: KafkaConfig) -> dict[str, Any]:
 
 
 def _sasl(config: KafkaConfig) -> dict[str, Any]:
+    token = config.sasl_oauth_token
     return _given(
         {
             "sasl.mechanism": config.sasl_mechanism,
             "sasl.username": config.sasl_username,
             "sasl.password": config.resolve_sasl_password(),
+            "oauth_cb": None if token is None else lambda _properties: token(),
         }
     )
 
 
 def _given(properties: dict[str, Any]) -> dict[str, Any]:
-    return {name: str(value) for name, value in properties.items() if value is not None}
+    return {name: value for name, value in properties.items() if value is not None}
 
 
 def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str | None = None) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class Connection:
                 subject.encode(), self.inbox.encode(), number, len(body), body,
             ))
             return await asyncio.wait_for(future, self._config.nats.request_timeout_ms / 1000)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return None
         finally:
             self._replies.pop(number, None)
@@ -194,9 +194,7 @@ class Connection:
         self._waiters.add(waiter)
         try:
             await asyncio.wait_for(waiter, deadline.left() if deadline else None)
-        except asyncio.TimeoutError:
-            if waiter.done() and not waiter.cancelled():
-                raise
+        except TimeoutError:
             raise self.failed("no answer in time") from None
         finally:
             self._waiters.discard(waiter)
@@ -304,7 +302,7 @@ class Connection:
             # Not wait_for: nats-py swallows cancellations.
             await asyncio.wait({attempt}, timeout=patience)
             if not attempt.done():
-                raise asyncio.TimeoutError
+                raise TimeoutError
             await attempt
             _check(client)
             return client
@@ -365,7 +363,7 @@ class Connection:
         _log.warning("NATS %s, connecting again", self.error)
         if self._client is not None:
             # Rotated secrets count from the next attempt on.
-            self._client.options.update(_secrets(self._config.nats))
+            self._client.options.update(secrets(self._config.nats))
         for future in self._replies.values():
             if not future.done():
                 future.set_result(None)
@@ -392,7 +390,7 @@ class Connection:
         # The server is about to leave and closes its clients one by one: go before it does.
         if self._client is not None and len(self._client.servers) > 1:
             await asyncio.sleep(random.uniform(0, 1))
-            await self._client.reconnect(nats.errors.StaleConnectionError())
+            await self._client.reconnect()
 
     async def _closed_for_good(self) -> None:
         self._down()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import re
 import socket
@@ -75,7 +74,7 @@ def refusal(exc: BaseException, address: str = "") -> Refusal:
         return Refusal("tls", f"TLS failed: {words}", cause=exc, address=address)
     if isinstance(exc, nats.errors.SecureConnWantedError):
         return Refusal("tls", "TLS is asked for and the server offers none", cause=exc, address=address)
-    if isinstance(exc, asyncio.TimeoutError):
+    if isinstance(exc, TimeoutError):
         return Refusal("unreachable", "no answer", final=False, cause=exc, address=address)
     if isinstance(exc, OSError):
         return Refusal("unreachable", _system_words(exc), cause=exc, address=address)
@@ -117,7 +116,7 @@ def options(config: NatsConfig) -> dict[str, Any]:
     return chosen
 
 
-def secrets(config: NatsConfig) -> dict[str, str | None]:
+def secrets(config: NatsConfig) -> dict[str, Any]:
     """User, password and token as they are now: files are read anew."""
     return {"user": config.user, "password": config.resolve_password(), "token": config.resolve_token()}
 

@@ -86,7 +86,9 @@ def test_the_oldest_is_the_first_unsettled() -> None:
     assert schedule.oldest() is second
 
 
-actions = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["ack", "fail", "keep"]), st.integers(1, 3)), max_size=60)
+actions = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(["ack", "fail", "keep"]), st.integers(1, 3)), max_size=60
+)
 
 
 @given(st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=20), actions)

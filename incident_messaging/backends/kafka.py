@@ -1,0 +1,335 @@
+"""Apache Kafka: publishing. Consuming is in `kafka_consumer`.
+
+librdkafka owns the sockets and its own threads; what happened it tells only to who polls. One
+thread, ``incident-messaging-kafka-reports``, polls for ever, delivers the reports, and ends what has
+run out of time. Until the topic of a record is known to exist (so also before there is a connection)
+the record is *held* here: what never reached librdkafka can be given up without doubt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.backends import kafka_settings as settings
+from incident_messaging.backends.base import (
+    ConsumerSpec,
+    Done,
+    MessageConsumer,
+    MessageProducer,
+    Sink,
+    Status,
+)
+from incident_messaging.backends.kafka_consumer import KafkaConsumer, consumer_for
+from incident_messaging.backends.kafka_link import Link, log
+from incident_messaging.backends.kafka_pending import Pending, PendingRecords
+from incident_messaging.backends.kafka_records import header_pairs, key_bytes
+from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.errors import BackendUnavailable, MessagingError
+from incident_messaging.record import Position, Record
+
+#: How long one poll lasts; a record's end is noticed at most this and a slot of 20 ms late.
+_SLICE = 0.05
+_REPORTS = "incident-messaging-kafka-reports"
+_HELPER = "incident-messaging-kafka-topics"
+#: How long a helper waits for one answer of the broker before it looks whether it is still wanted.
+_ANSWER = 2.0
+
+
+class KafkaBroker(MessageProducer):
+    """Kafka as a producer, and the maker of its consumers.
+
+    Guarantees: as `MessageProducer`. Everything native is reachable from here, also what consumers
+    use, so that a forked child that keeps this object alive frees none of it.
+    """
+
+    name = "kafka"
+
+    def __init__(self, config: MessagingConfig) -> None:
+        self._config = config
+        self._link = Link(config.kafka.bootstrap_servers)
+        self._topics = Topics(config.kafka)
+        self._changed = threading.Condition()  # guards what follows; told when the link or a record changes
+        self._client: Producer | None = None
+        self._pending = PendingRecords()
+        self._held: dict[str, list[Pending]] = {}
+        self._consumers: list[KafkaConsumer] = []
+        self._reports: threading.Thread | None = None
+        self._helper: threading.Thread | None = None
+        self._closing: Deadline | None = None
+        self._lost = 0
+
+    # What the contract asks for.
+
+    def connect(self, deadline: Deadline) -> None:
+        """See `MessageProducer.connect`."""
+        with self._changed:
+            self._start()
+            refusals = self._link.refusals
+            while self._link.state != "connected":
+                if self._closing is not None:
+                    raise _closed()
+                if refusal := self._link.hopeless or (self._link.refusals > refusals and self._link.refusal):
+                    raise refusal
+                if deadline.over:
+                    raise self._link.timed_out()
+                self._changed.wait(deadline.wait(0.1))
+
+    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
+        """See `MessageProducer.send`."""
+        pending = Pending(record, now() if deadline.at is None else deadline.at, done)
+        with self._changed:
+            self._pending.add(pending)
+            failed = self._hand_over(pending) if self._closing is None else _closed()
+        if failed is not None:
+            self._finish(pending, failed)
+
+    def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
+        """See `MessageProducer.consumer`."""
+        consumer = consumer_for(self._config, self._topics, self._first_connection, spec, sink)
+        with self._changed:
+            self._consumers = [*(other for other in self._consumers if not other.over), consumer]
+        return consumer
+
+    def status(self) -> Status:
+        """See `MessageProducer.status`."""
+        return Status(state=self._link.state if self._closing is None else "closed", error=self._link.trouble)
+
+    def close(self, deadline: Deadline) -> int:
+        """See `MessageProducer.close`."""
+        with self._changed:
+            self._closing = self._closing or deadline
+            self._changed.notify_all()
+            consumers = self._consumers
+        for consumer in consumers:
+            consumer.stop(deadline)
+        for consumer in consumers:
+            consumer.close(deadline)
+        if not self._await_end(Deadline.after((deadline.left() or 0.0) + 0.3)):
+            log.warning("thread %s did not end in time and is left to finish", _REPORTS)
+            self._lost += self._give_up()
+        return self._lost
+
+    # Records: handed over, held, finished. `_changed` is held by who calls the first three.
+
+    def _hand_over(self, pending: Pending) -> MessagingError | None:
+        """Give a record to librdkafka, or hold it where its topic is not known; the error if refused."""
+        topic = pending.record.topic
+        if self._client is not None and topic not in self._held and self._topics.known(topic):
+            return self._produce(self._client, pending)
+        if self._link.hopeless is not None:
+            return self._link.hopeless
+        self._hold(pending)
+        self._start()
+        return None
+
+    def _hold(self, pending: Pending) -> None:
+        self._held.setdefault(pending.record.topic, []).append(pending)
+
+    def _produce(self, client: Producer, pending: Pending) -> MessagingError | None:
+        # Under the lock, so that a record that was held is not overtaken by a later one of its key.
+        record = pending.record
+        try:
+            client.produce(
+                record.topic,
+                record.body,
+                key_bytes(record),
+                on_delivery=partial(self._reported, pending),
+                headers=header_pairs(record),
+            )
+        except BufferError as exc:
+            return errors.caused(errors.publish(KafkaError(KafkaError._QUEUE_FULL), record.topic), exc)
+        except KafkaException as exc:
+            if errors.of(exc).code() == KafkaError._FATAL:  # nothing was taken: wait for the next producer
+                self._hold(pending)
+                return None
+            return errors.publish(errors.of(exc), record.topic)
+        pending.sent = True
+        return None
+
+    def _release(self, topic: str, failed: MessagingError | None) -> None:
+        """Hand over what was held for a topic, or fail it."""
+        refused = []
+        with self._changed:
+            held = [pending for pending in self._held.pop(topic, ()) if pending in self._pending]
+            for pending in held:
+                error = failed or self._hand_over(pending)
+                if error is not None:
+                    refused.append((pending, error))
+        for pending, error in refused:
+            self._finish(pending, error)
+
+    def _finish(self, pending: Pending, error: MessagingError | None, position: Position | None = None) -> None:
+        """Tell a record's outcome, unless it was told already: a report may come after the deadline."""
+        with self._changed:
+            if not self._pending.remove(pending):
+                return
+        try:
+            pending.done(position, False, error)
+        except Exception:
+            log.exception("the handler of a delivery report raised")
+
+    def _reported(self, pending: Pending, error: KafkaError | None, message: Message[Any, Any]) -> None:
+        """librdkafka's delivery report."""
+        if error is None:
+            self._link.up()
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            self._finish(pending, None, Position(topic=topic, partition=partition, offset=offset))
+            return
+        if error.code() in errors.UNKNOWN_TOPIC:
+            self._topics.forget(pending.record.topic)
+        self._finish(pending, errors.publish(error, pending.record.topic))
+
+    # The threads.
+
+    def _start(self) -> None:
+        """See that somebody works: the reports, and while records are held, a helper for their topics."""
+        if self._closing is None and self._reports is None:
+            self._reports = threading.Thread(target=self._run_reports, name=_REPORTS, daemon=True)
+            self._reports.start()
+        if self._held and self._helper is None and self._client is not None and self._link.connected_once:
+            self._helper = threading.Thread(target=self._run_helper, args=(self._client,), name=_HELPER, daemon=True)
+            self._helper.start()
+
+    def _run_reports(self) -> None:
+        refusals = self._link.refusals
+        try:
+            client = self._make_client()
+            while not self._is_over():
+                if self._link.fatal is not None:
+                    client = self._replace(client)
+                client.poll(_SLICE)
+                self._look_at_link(client)
+                if self._link.refusals > refusals:
+                    refusals = self._link.refusals
+                    self._refuse_held()
+                self._end_overdue()
+            self._drop(client)
+        except MessagingError as exc:
+            self._link.refuse(exc)
+            self._refuse_held()
+        except Exception:
+            log.exception("thread %s died", _REPORTS)
+        finally:
+            with self._changed:
+                self._reports = None
+                self._changed.notify_all()
+
+    def _make_client(self) -> Producer:
+        try:
+            client = Producer(settings.producer(self._config) | {"error_cb": self._link.error}, logger=self._link)
+        except (KafkaException, ValueError, TypeError) as exc:
+            raise errors.not_created(self._link.servers, exc) from exc
+        with self._changed:
+            self._client = client
+        return client
+
+    def _replace(self, old: Producer) -> Producer:
+        """A producer after a fatal error takes nothing more; what is in it has an unknown outcome."""
+        log.warning("Kafka producer is replaced after a fatal error: %s", self._link.fatal)
+        with self._changed:
+            self._client = self._link.fatal = None
+        old.purge()
+        old.poll(0)
+        return self._make_client()
+
+    def _look_at_link(self, client: Producer) -> None:
+        if self._link.state == "new" and client.cluster_id(timeout=0):
+            self._link.up()
+        with self._changed:
+            self._start()
+            self._changed.notify_all()
+
+    def _refuse_held(self) -> None:
+        refusal = self._link.refusal
+        if refusal is not None and not self._link.connected_once:
+            for topic in list(self._held):
+                self._release(topic, refusal)
+
+    def _end_overdue(self) -> None:
+        with self._changed:
+            late = self._pending.overdue(now())
+            if any(not pending.sent for pending in late):
+                gone = set(late)
+                self._held = {
+                    topic: left
+                    for topic, held in self._held.items()
+                    if (left := [pending for pending in held if pending not in gone])
+                }
+        for pending in late:
+            self._finish(pending, self._overdue(pending))
+
+    def _overdue(self, pending: Pending) -> MessagingError:
+        topic = pending.record.topic
+        if pending.sent:
+            return errors.publish(KafkaError(KafkaError._MSG_TIMED_OUT), topic)
+        if not self._link.connected_once:
+            return self._link.timed_out()
+        return errors.publish(KafkaError(KafkaError._PURGE_QUEUE, self._link.trouble), topic)
+
+    def _is_over(self) -> bool:
+        closing = self._closing
+        return closing is not None and (closing.over or len(self._pending) == 0)
+
+    def _drop(self, client: Producer) -> None:
+        """Throw away what is left, with a report for each, so that nothing goes out after the close."""
+        self._lost += len(self._pending)
+        if self._lost:
+            client.purge(blocking=False)
+            client.poll(0.1)
+        self._give_up()
+        with self._changed:
+            self._client = None
+
+    def _give_up(self) -> int:
+        left = self._pending.all()
+        for pending in left:
+            self._finish(pending, self._overdue(pending))
+        return len(left)
+
+    def _await_end(self, deadline: Deadline) -> bool:
+        with self._changed:
+            while self._reports is not None or self._helper is not None:
+                if deadline.over:
+                    return False
+                self._changed.wait(deadline.wait(0.1))
+        return True
+
+    def _run_helper(self, client: Producer) -> None:
+        """Find or make the topics of the records that are held. Ends when none is."""
+        while (topic := self._next_held()) is not None:
+            try:
+                exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
+                failed = None if exists else errors.no_topic(topic)
+            except KafkaException as exc:
+                if errors.passes(errors.of(exc)):
+                    self._link.trouble = errors.of(exc).str()
+                    time.sleep(0.1)
+                    continue
+                failed = errors.not_made(topic, errors.of(exc))
+            self._release(topic, failed)
+
+    def _next_held(self) -> str | None:
+        with self._changed:
+            topic = None if self._client is None else next(iter(self._held), None)
+            if topic is None or self._is_over():
+                self._helper = None
+                self._changed.notify_all()
+                return None
+            return topic
+
+    def _first_connection(self, deadline: Deadline) -> None:
+        """For consumers: before the first connection the producer knows best what is wrong."""
+        if not self._link.connected_once:
+            self.connect(deadline)
+
+
+def _closed() -> BackendUnavailable:
+    return BackendUnavailable("the Kafka connection is closed", code="closed", backend="kafka")

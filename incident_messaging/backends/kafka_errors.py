@@ -1,0 +1,180 @@
+"""The one door where librdkafka's errors become ours.
+
+Each keeps the library's own as its cause. Codes:
+https://github.com/confluentinc/librdkafka/blob/master/src/rdkafka.h (``rd_kafka_resp_err_t``)
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from incident_messaging.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ConnectionFailed,
+    MessagingError,
+    PublishFailed,
+    SubscribeFailed,
+    Timeout,
+)
+
+_E = TypeVar("_E", bound=MessagingError)
+
+DENIED: Final = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+UNKNOWN_TOPIC: Final = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+)
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+#: The record may be stored or not; librdkafka does not say which.
+_UNKNOWN_OUTCOME = frozenset(
+    {
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError._FATAL,
+        KafkaError._TRANSPORT,
+        KafkaError._GAPLESS_GUARANTEE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    }
+)
+#: Errors that a later try of the same request may not meet, beside those librdkafka marks so itself.
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError._IN_PROGRESS,
+        KafkaError._RETRY,
+        KafkaError._STATE,
+        KafkaError._RESOLVE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.THROTTLING_QUOTA_EXCEEDED,
+    }
+)
+
+
+def of(exc: BaseException) -> KafkaError:
+    """The library's error inside its exception."""
+    inner = exc.args[0] if exc.args else None
+    return inner if isinstance(inner, KafkaError) else KafkaError(KafkaError._FAIL, str(exc))
+
+
+def passes(error: KafkaError) -> bool:
+    """Whether the same request may succeed a little later."""
+    return error.retriable() or error.code() in _PASSING
+
+
+def caused(error: _E, by: KafkaError | BaseException | None) -> _E:
+    """The error with the library's own as its cause, as ``raise ... from`` would leave it."""
+    if by is not None:
+        error.__cause__ = by if isinstance(by, BaseException) else KafkaException(by)
+    return error
+
+
+def not_created(servers: str, exc: BaseException) -> MessagingError:
+    """A client that could not be made: no token to log in with, or a property that is not taken."""
+    if of(exc).code() == KafkaError.SASL_AUTHENTICATION_FAILED:
+        return no_connection(servers, exc)
+    text = f"Kafka does not take the configuration: {of(exc).str().strip()}"
+    return caused(ConfigurationError(text, backend="kafka"), exc)
+
+
+def no_connection(servers: str, error: KafkaError | BaseException | None) -> ConnectionFailed:
+    """No connection to any of the addresses; the kind is told by the last error."""
+    kafka = of(error) if isinstance(error, BaseException) else error
+    detail = kafka.str() if kafka is not None else ""
+    code = kafka.code() if kafka is not None else KafkaError._TRANSPORT
+    if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+        text, kind = f"Kafka login failed: {detail} ({servers}): check sasl_mechanism and credentials", "unauthorized"
+    elif code == KafkaError._SSL or "SSL" in detail:
+        text, kind = f"Kafka TLS session failed: {detail} ({servers}): check enable_ssl and ssl_ca_file", "tls"
+    else:
+        text, kind = f"Kafka producer creation failed: broker not available ({servers})", "unreachable"
+    return caused(ConnectionFailed(text, code=kind, backend="kafka"), error)
+
+
+def publish(error: KafkaError, topic: str) -> MessagingError:
+    """What became of a record that the broker or the library did not take."""
+    code = error.code()
+    said = error.str()
+    failed: MessagingError
+    if code in _UNKNOWN_OUTCOME:
+        failed = Timeout(
+            f"Kafka did not confirm the message for {topic} ({said}); it may be stored all the same",
+            maybe_delivered=True,
+            backend="kafka",
+        )
+    elif code == KafkaError._PURGE_QUEUE:
+        failed = Timeout(f"the message for {topic} was not sent to Kafka in time", backend="kafka")
+    elif code == KafkaError._QUEUE_FULL:
+        failed = BackendUnavailable("Kafka's send queue is full", code="window_full", backend="kafka")
+    elif code in UNKNOWN_TOPIC:
+        failed = no_topic(topic)
+    else:
+        failed = _refused(code, said, topic)
+    return caused(failed, error)
+
+
+def _refused(code: int, said: str, topic: str) -> PublishFailed:
+    if code in _TOO_LARGE:
+        return PublishFailed(
+            f"Kafka refused the message for {topic} as too large ({said}): raise message.max.bytes of the broker "
+            f"or max.message.bytes of the topic, or lower max_message_size",
+            code="too_large",
+            backend="kafka",
+        )
+    if code in DENIED:
+        return PublishFailed(
+            f"Kafka does not allow to publish to {topic} ({said}): the user needs the ACL Write", code="denied",
+            backend="kafka",
+        )
+    return PublishFailed(f"Kafka refused the message for {topic}: {said}", code="rejected", backend="kafka")
+
+
+def no_topic(topic: str) -> PublishFailed:
+    """A publish to a topic that is not there, and may not be made."""
+    return PublishFailed(
+        f"Kafka has no topic {topic}: make it on the broker, or set kafka.create_topics", code="no_stream",
+        backend="kafka",
+    )
+
+
+def not_made(topic: str, error: KafkaError) -> PublishFailed:
+    """A topic that is missing and could not be made."""
+    code = "denied" if error.code() in DENIED else "rejected"
+    text = f"Kafka has no topic {topic}, and making it failed: {error.str()}"
+    return caused(PublishFailed(text, code=code, backend="kafka"), error)
+
+
+def subscribe(error: KafkaError, what: str) -> SubscribeFailed:
+    """A place that cannot be had for good."""
+    denied = error.code() in DENIED
+    text = f"Kafka refused {what}: {error.str()}" + (": the user needs the ACL Read on topic and group" if denied else "")
+    return caused(SubscribeFailed(text, code="denied" if denied else "no_topic", backend="kafka"), error)

@@ -1,0 +1,143 @@
+"""The connection's state, as librdkafka tells it piece by piece through error and log callbacks.
+
+librdkafka raises nothing when a broker is away, refuses the login or speaks no TLS: it reports each
+address by `error_cb` and tries again for ever. `Link` counts these until every address has said no.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from typing import Literal
+
+from confluent_kafka import KafkaError
+
+from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.errors import ConfigurationError, MessagingError
+
+log = logging.getLogger("incident_messaging.kafka")
+
+#: A broker lists its requests' versions at each connection; librdkafka logs them with ``debug=feature``.
+_CONNECTED = "Broker API support:"
+_FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
+#: Fetch 15 came with Kafka 3.5 (KIP-903), the oldest that is supported.
+_OLDEST_FETCH = 15
+#: Failures that say no for the whole server, not for one of the addresses behind its name.
+_DEFINITE = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})
+
+
+class DebugLog:
+    """Where librdkafka's own lines go: to ``incident_messaging.kafka``, below what is shown by default.
+
+    They repeat themselves while a broker is away; a change of state is logged by `Link`, once.
+    """
+
+    def log(self, _level: int, _format: str, facility: str, _client: str, text: str) -> None:
+        """Take a line, as ``logging.Logger.log`` does."""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("librdkafka %s: %s", facility, text)
+
+
+class Link(DebugLog):
+    """The state of a producer's connection. Fed by the thread that polls; read by any.
+
+    Attributes:
+        state: Never connected, connected, or lost after it was.
+        trouble: The last trouble in words; kept after it has passed.
+        fatal: The error after which the producer is of no use any more.
+        refusals: How often every address has said no since the beginning, before the first connection.
+        refusal: What they said last.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self.servers = ", ".join(_addresses(bootstrap_servers))
+        self.state: Literal["new", "connected", "disconnected"] = "new"
+        self.trouble: str | None = None
+        self.fatal: KafkaError | None = None
+        self.refusals = 0
+        self.refusal: MessagingError | None = None
+        self._last: KafkaError | None = None
+        self._noes = dict.fromkeys(_addresses(bootstrap_servers), 0)
+
+    @property
+    def connected_once(self) -> bool:
+        """Whether there ever was a connection."""
+        return self.state != "new"
+
+    @property
+    def hopeless(self) -> MessagingError | None:
+        """The refusal, if trying again cannot help: the configuration, or the broker's version."""
+        return self.refusal if isinstance(self.refusal, ConfigurationError) else None
+
+    def error(self, error: KafkaError) -> None:
+        """librdkafka's ``error_cb``."""
+        if error.fatal():
+            self.fatal = error
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._lost(error)
+        else:
+            self._last = error
+            self.trouble = error.str()
+            if self.state == "new":
+                self._count(error)
+
+    def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
+        """librdkafka's log; it tells of connections nobody else does."""
+        if facility == "APIVERSION":
+            if text.endswith(_CONNECTED):
+                self.up()
+            elif found := _FETCH.search(text):
+                self._check_version(int(found[1]))
+            return
+        super().log(level, form, facility, client, text)
+
+    def up(self) -> None:
+        """A broker has answered."""
+        if self.state != "connected" and self.hopeless is None:
+            log.info("Kafka connected (%s)", self.servers)
+            self.state = "connected"
+
+    def timed_out(self) -> MessagingError:
+        """The error of a call that ended before any address had answered or refused."""
+        return self.refusal or errors.no_connection(self.servers, self._last)
+
+    def refuse(self, refusal: MessagingError) -> None:
+        """Every address has said no, or there is no way to ask."""
+        if self.refusals == 0:
+            log.warning("%s", refusal)
+        self.refusal = refusal
+        self.refusals += 1
+
+    def _lost(self, error: KafkaError) -> None:
+        if self.state == "connected":
+            self.state = "disconnected"
+            log.warning("Kafka connection lost (%s): %s", self.servers, self.trouble or error.str())
+
+    def _count(self, error: KafkaError) -> None:
+        named = [server for server in self._noes if f"{server}/" in error.str()]
+        for server in named or self._noes:
+            self._noes[server] += 2 if error.code() in _DEFINITE or _is_literal(server) else 1
+        # Two for a name: it may stand for an IPv4 and an IPv6 address, and librdkafka tries one at a time.
+        if all(noes >= 2 for noes in self._noes.values()):
+            self._noes = dict.fromkeys(self._noes, 0)
+            self.refuse(errors.no_connection(self.servers, error))
+
+    def _check_version(self, fetch: int) -> None:
+        if fetch < _OLDEST_FETCH:
+            self.state = "new"
+            text = f"the Kafka broker is older than 3.5, the oldest that is supported ({self.servers})"
+            self.refuse(ConfigurationError(text, backend="kafka"))
+
+
+def _addresses(bootstrap_servers: str) -> list[str]:
+    servers = [server.strip().rpartition("://")[2] for server in bootstrap_servers.split(",") if server.strip()]
+    return [server if re.search(r":\d+$", server) else f"{server}:9092" for server in servers]
+
+
+def _is_literal(server: str) -> bool:
+    try:
+        ipaddress.ip_address(server.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,69 @@
+"""Which topics exist, and making those that do not.
+
+A name that was seen is remembered: publishing to it asks nobody. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic
+
+from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.backends import kafka_settings as settings
+from incident_messaging.config import KafkaConfig
+
+#: ``list_topics`` of whichever client is at hand.
+Lister = Callable[..., ClusterMetadata]
+
+
+class Topics:
+    """The topics of a broker, as far as they were asked for."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._known: set[str] = set()
+
+    def known(self, name: str) -> bool:
+        """Whether the topic was seen; it may have been deleted since."""
+        return name in self._known
+
+    def forget(self, name: str) -> None:
+        """The topic turned out to be gone."""
+        self._known.discard(name)
+
+    def ensure(self, name: str, list_topics: Lister, timeout: float) -> bool:
+        """Look for a topic, and make it if that is allowed; false if it does not exist.
+
+        Raises:
+            KafkaException: The broker did not answer within the time, or does not let it be made.
+        """
+        if name in self._known:
+            return True
+        # All of them, since asking for one makes it where the broker makes topics by itself.
+        self._known |= names(list_topics(timeout=timeout))
+        if name not in self._known and self._config.create_topics:
+            self._make(name, timeout)
+        return name in self._known
+
+    def _make(self, name: str, timeout: float) -> None:
+        partitions = self._config.partitions or -1  # -1 is the broker's default, for both
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=self._config.replication_factor or -1)
+        properties: dict[str, Any] = settings.connection(self._config) | {"log_level": 0}
+        try:
+            future = AdminClient(properties).create_topics([topic], request_timeout=timeout)[name]
+            future.result(timeout + 1.0)
+        except FutureTimeout as exc:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer to the making of a topic")) from exc
+        except KafkaException as exc:
+            if errors.of(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was faster
+                raise
+        self._known.add(name)
+
+
+def names(metadata: ClusterMetadata) -> set[str]:
+    """The topics of an answer that can be used."""
+    return {name for name, topic in metadata.topics.items() if topic.error is None}

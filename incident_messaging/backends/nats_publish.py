@@ -1,0 +1,295 @@
+"""Publishing on NATS: what was sent is kept until it is acknowledged, and its deadline watched. On the loop.
+
+nats-py's own ``publish_async`` never ends a future that the server refused, so the acknowledgements
+come to an inbox of our own, each numbered by its reply subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterable
+
+from incident_messaging.backends.base import Done
+from incident_messaging.backends.nats_connection import Connection
+from incident_messaging.backends.nats_streams import NoCover, Streams
+from incident_messaging.backends.nats_wire import encode_headers, publish_command, status_of
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import (
+    BackendUnavailable,
+    ConnectionFailed,
+    MessagingError,
+    PublishFailed,
+    Timeout,
+)
+from incident_messaging.record import Position, Record
+
+_log = logging.getLogger("incident_messaging.nats")
+
+#: Bytes below the server's limit kept free, so that a message also fits with what is added when it
+#: becomes a dead letter or is redriven.
+_RESERVE = 16 * 1024
+_ADDED = ("x-dlq-", "x-redrive-")
+
+
+class Pending:
+    """A record on its way."""
+
+    __slots__ = ("deadline", "done", "homeless", "record", "rehomed", "sent")
+
+    def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
+        self.record = record
+        self.deadline = deadline
+        self.done = done
+        #: Written to a connection at least once: the broker may have it.
+        self.sent = False
+        #: No stream took it; waits for one to be made.
+        self.homeless = False
+        #: A stream was made for it already.
+        self.rehomed = False
+
+
+class Publisher:
+    """Records in the order in which they were handed over, until each has its outcome.
+
+    Guarantees: ``done`` once for each; after a reconnect all that have no outcome are sent again in
+    their order, under the same id, which the server knows when it has stored them already.
+    """
+
+    def __init__(self, connection: Connection, streams: Streams) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._pending: dict[int, Pending] = {}
+        self._last = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._held: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty: asyncio.Event = asyncio.Event()
+        self._empty.set()
+        self._inbox = f"{connection.inbox}.p."
+        connection.listen(f"{self._inbox}*", self._acknowledged)
+        connection.attach(self)
+
+    # -- in -------------------------------------------------------------------------------------------------
+
+    def take(self, items: Iterable[Pending]) -> None:
+        """Send what was handed over, or keep it until there is a connection."""
+        numbers = []
+        for pending in items:
+            self._last += 1
+            self._pending[self._last] = pending
+            numbers.append(self._last)
+        self._empty.clear()
+        if self._connection.online:
+            self._send(numbers)
+        else:
+            self._connection.want()
+        self._watch()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def drained(self) -> None:
+        """Return when nothing is on its way."""
+        await self._empty.wait()
+
+    def fail_all(self, why: Callable[[Pending], MessagingError]) -> int:
+        """End all that is left with an error; returns how many there were."""
+        left = list(self._pending)
+        for number in left:
+            self._end(number, error=why(self._pending[number]))
+        return len(left)
+
+    # -- the connection -------------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        """Send all that has no outcome, in its order."""
+        self._held.clear()
+        self._send(list(self._pending))
+
+    def down(self) -> None:
+        """Nothing: what has no outcome waits for the next connection."""
+
+    def denied(self, action: str, subject: str) -> None:
+        """End the records of a subject that may not be published to. The server says its name in lower case."""
+        if action != "publish":
+            return
+        for number, pending in list(self._pending.items()):
+            if pending.sent and pending.record.topic.lower() == subject:
+                text = f"NATS denies publishing to {pending.record.topic}: the user has no permission for it"
+                self._end(number, error=PublishFailed(text, code="denied", backend="nats"))
+
+    def gave_up(self, error: MessagingError) -> None:
+        """End all: nobody is connecting any more."""
+        self.fail_all(lambda pending: _unknown(pending) if pending.sent else error)
+
+    # -- out ------------------------------------------------------------------------------------------------
+
+    def _send(self, numbers: Iterable[int]) -> None:
+        commands = []
+        for number in numbers:
+            pending = self._pending[number]
+            if pending.record.topic in self._held:
+                pending.homeless = True
+                continue
+            command = self._command(number, pending.record)
+            if command is not None:
+                pending.sent = True
+                pending.homeless = False
+                commands.append(command)
+        self._connection.write(b"".join(commands))
+
+    def _command(self, number: int, record: Record) -> bytes | None:
+        headers = encode_headers(record, dedup=True)
+        size = len(headers) + len(record.body)
+        limit = self._connection.max_payload
+        if size > limit - _RESERVE and size > _limit_of(record, limit):
+            self._end(number, error=_too_large(size, _limit_of(record, limit)))
+            return None
+        return publish_command(record.topic, self._inbox + str(number), headers, record.body)
+
+    def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
+        number = int(subject[len(self._inbox) :])
+        pending = self._pending.get(number)
+        if pending is None:
+            return
+        if headers is not None and status_of(headers)[0] == "503":
+            self._no_stream(number, pending)
+            return
+        answer = json.loads(body)
+        error = answer.get("error")
+        if error:
+            self._end(number, error=_refused(pending.record, error))
+        else:
+            position = Position(stream=answer["stream"], sequence=answer["seq"])
+            self._end(number, position, answer.get("duplicate", False))
+
+    def _end(
+        self,
+        number: int,
+        position: Position | None = None,
+        duplicate: bool = False,
+        error: MessagingError | None = None,
+    ) -> None:
+        pending = self._pending.pop(number, None)
+        if pending is None:
+            return
+        if not self._pending:
+            self._empty.set()
+        try:
+            pending.done(position, duplicate, error)
+        except Exception:
+            _log.exception("the outcome of a record could not be told")
+
+    # -- no stream ------------------------------------------------------------------------------------------
+
+    def _no_stream(self, number: int, pending: Pending) -> None:
+        """Hold back the subject, which keeps its order, and have a stream made for it once."""
+        topic = pending.record.topic
+        if pending.rehomed and topic not in self._held:
+            text = f"no stream covers {topic}, though one was made: is it being deleted?"
+            self._end(number, error=PublishFailed(text, code="no_stream", backend="nats"))
+            return
+        pending.homeless = True
+        if topic not in self._held:
+            self._held.add(topic)
+            task = asyncio.get_running_loop().create_task(self._find_home(topic))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _find_home(self, topic: str) -> None:
+        error: MessagingError | None = None
+        try:
+            await self._streams.cover(topic)
+        except NoCover as exc:
+            error = PublishFailed(str(exc), code="no_stream", backend="nats")
+            error.__cause__ = exc
+        except MessagingError as exc:
+            error = exc
+        if topic not in self._held:
+            return  # all was sent again meanwhile, by a reconnect
+        self._held.discard(topic)
+        numbers = [number for number, each in self._pending.items() if each.record.topic == topic]
+        if error is not None:
+            for number in numbers:
+                self._end(number, error=error)
+            return
+        for number in numbers:
+            self._pending[number].rehomed = True
+        self._send(numbers)
+
+    # -- deadlines ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Set the timer to the earliest deadline; an ended record may leave it too early, which is harmless."""
+        at = min((each.deadline.at or 0.0 for each in self._pending.values()), default=None)
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        delay = Deadline(at).left() or 0.0
+        self._timer = asyncio.get_running_loop().call_later(delay + 0.002, self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        for number, pending in list(self._pending.items()):
+            if pending.deadline.over:
+                self._end(number, error=self._too_late(pending))
+        self._watch()
+
+    def _too_late(self, pending: Pending) -> MessagingError:
+        if pending.sent:
+            return _unknown(pending)
+        if not self._connection.ever:
+            return self._connection.failed("no answer in time")
+        return Timeout(
+            f"{pending.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
+            backend="nats",
+        )
+
+
+def _limit_of(record: Record, limit: int) -> int:
+    if any(name.startswith(_ADDED) for name in record.headers):
+        return limit
+    return limit - min(_RESERVE, limit // 8)
+
+
+def _too_large(size: int, limit: int) -> PublishFailed:
+    return PublishFailed(
+        f"message of {size:,} bytes with its headers exceeds the {limit:,} that the NATS server takes "
+        "(its max_payload less what dead letters need)",
+        code="too_large",
+        backend="nats",
+    )
+
+
+def _refused(record: Record, error: dict[str, object]) -> PublishFailed:
+    words = str(error.get("description", "refused"))
+    full = "maximum" in words or "resource" in words or "insufficient" in words
+    return PublishFailed(
+        f"NATS refused a message on {record.topic}: {words}"
+        + (" (the stream is full: raise its limits or let messages age)" if full else ""),
+        code="stream_full" if full else "rejected",
+        backend="nats",
+    )
+
+
+def _unknown(pending: Pending) -> Timeout:
+    return Timeout(
+        f"{pending.record.topic}: NATS has not acknowledged in time; the message may be stored",
+        maybe_delivered=True,
+        backend="nats",
+    )
+
+
+def closed(pending: Pending) -> MessagingError:
+    """The error of a record that the end of the broker cut short."""
+    if pending.sent:
+        return _unknown(pending)
+    return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")
+
+
+__all__ = ["ConnectionFailed", "Pending", "Publisher", "closed"]

@@ -1,0 +1,163 @@
+"""The way of every publish: encode, take a place in the window, hand over to the chosen brokers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+import attrs
+
+from incident_messaging import topics
+from incident_messaging.callbacks import CallbackThread, PublishFuture
+from incident_messaging.codec import Codec
+from incident_messaging.config import MessagingBackend, MessagingConfig
+from incident_messaging.connections import Connections
+from incident_messaging.deadline import Deadline
+from incident_messaging.envelope import MessageEnvelope
+from incident_messaging.errors import MessagingError, PublishFailed, Timeout
+from incident_messaging.metrics import OTHER, Meter
+from incident_messaging.publishing import Batch, Publication, PublishReceipt
+from incident_messaging.record import Record
+
+#: Seconds that a broker may be late with an outcome before the call gives up on it.
+LATE = 0.15
+
+
+@attrs.frozen
+class Message:
+    """What the caller wants published."""
+
+    topic: str
+    payload: Any
+    key: str | None = attrs.field(default=None, kw_only=True)
+    headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
+    correlation_id: str | None = attrs.field(default=None, kw_only=True)
+
+
+class Publisher:
+    """Publishes for a service, over the connections of this process."""
+
+    def __init__(
+        self,
+        config: MessagingConfig,
+        codec: Codec,
+        connections: Connections,
+        meter: Meter,
+        timer: CallbackThread,
+        callbacks: CallbackThread,
+    ) -> None:
+        self._config = config
+        self._codec = codec
+        self._connections = connections
+        self._meter = meter
+        self._timer = timer
+        self._callbacks = callbacks
+
+    def publish(self, message: Message, backend: MessagingBackend | str | None, deadline: Deadline) -> PublishReceipt:
+        """Hand over and wait for the outcome; promises and errors as ``MessagingService.publish``."""
+        ended = threading.Event()
+        envelope, publication = self._hand_over(message, backend, deadline, deadline, lambda _: ended.set())
+        if publication is None:
+            return _nothing(envelope, message.topic)
+        if not ended.wait((deadline.left() or 0.0) + LATE):
+            raise Timeout(
+                f"publish to {message.topic} has no outcome",
+                maybe_delivered=True,
+                topic=message.topic,
+                envelope=envelope,
+            )
+        return publication.receipt()
+
+    def publish_nowait(
+        self, message: Message, backend: MessagingBackend | str | None, block: Deadline
+    ) -> Future[PublishReceipt]:
+        """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
+        future = PublishFuture(self._callbacks, message.topic)
+        deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
+        envelope, publication = self._hand_over(message, backend, block, deadline, partial(_resolve, future))
+        if publication is None:
+            future.set_result(_nothing(envelope, message.topic))
+        return future
+
+    def add(self, batch: Batch, message: Message, deadline: Deadline) -> None:
+        """Hand over one message of a batch, which learns of its end."""
+        index = batch.next_index()
+        try:
+            envelope, publication = self._hand_over(message, None, deadline, deadline, partial(batch.finished, index))
+        except MessagingError as error:
+            batch.fail(index, error)
+        else:
+            if publication is None:
+                batch.nothing(index, _nothing(envelope, message.topic))
+
+    def _hand_over(
+        self,
+        message: Message,
+        backend: MessagingBackend | str | None,
+        block: Deadline,
+        deadline: Deadline,
+        finished: Callable[[Publication], None],
+    ) -> tuple[MessageEnvelope[Any], Publication | None]:
+        """No publication where messaging is disabled."""
+        chosen = self._connections.chosen(backend)
+        envelope, record = self._encode(message, chosen)
+        if not self._config.enabled:
+            return envelope, None
+        publication = Publication(
+            envelope,
+            message.topic,
+            [self._connections.outlet(one) for one in chosen],
+            require=self._config.publish_require,
+            meter=self._meter,
+            later=self._timer.submit,
+            finished=finished,
+        )
+        publication.start(record, block, deadline)
+        return envelope, publication
+
+    def _encode(self, message: Message, chosen: Sequence[MessagingBackend]) -> tuple[MessageEnvelope[Any], Record]:
+        label = OTHER
+        try:
+            full = topics.full_name(self._config.topic_prefix, message.topic)
+            label = message.topic
+            envelope, record = self._codec.encode(
+                message.payload,
+                topic=full,
+                key=message.key,
+                headers=message.headers,
+                correlation_id=message.correlation_id,
+            )
+            self._check_size(record, envelope)
+        except MessagingError as error:
+            for backend in chosen:
+                self._meter.publish_failed(label, backend.value, error)
+            error.about(topic=str(message.topic))
+            raise
+        return envelope, record
+
+    def _check_size(self, record: Record, envelope: MessageEnvelope[Any]) -> None:
+        most = self._config.max_message_size
+        if record.size > most:
+            raise PublishFailed(
+                f"message of {record.size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
+                " send less, or raise max_message_size and the broker's own limit",
+                code="too_large",
+                envelope=envelope,
+            )
+
+
+def _nothing(envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
+    """The receipt of a publish while messaging is disabled."""
+    return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results={})
+
+
+def _resolve(future: PublishFuture, publication: Publication) -> None:
+    try:
+        receipt = publication.receipt()
+    except MessagingError as error:
+        future.set_exception(error)
+    else:
+        future.set_result(receipt)
