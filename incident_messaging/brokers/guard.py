@@ -43,9 +43,11 @@ class Guard:
     def dismiss(self) -> None:
         """End the guard without harm to the process it watched; called when that one has been reaped."""
         _guards.discard(self)
-        assert self._shell.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._shell.stdin as pipe:
-            pipe.write(b"\n")
+        pipe = self._shell.stdin
+        assert pipe is not None
+        if not pipe.closed:  # it is in a forked child, which must not dismiss its parent's guard
+            with contextlib.suppress(BrokenPipeError), pipe:
+                pipe.write(b"\n")
         self._shell.wait()
 
     def forget(self) -> None:

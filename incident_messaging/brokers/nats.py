@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -54,8 +55,6 @@ class NatsServer(BrokerProcess):
 
     def monitor(self, path: str) -> dict[str, Any]:
         """What the server's monitoring answers at ``path``; empty if it does not within 2 s."""
-        import http.client  # slow to import, and this module is behind a pytest plugin
-
         connection = http.client.HTTPConnection(HOST, self.monitor_port, timeout=2.0)
         try:
             connection.request("GET", path)

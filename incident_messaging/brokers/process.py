@@ -101,7 +101,7 @@ class BrokerProcess(Startable):
 
     @property
     def running(self) -> bool:
-        """Whether the server's process exists (a frozen one does)."""
+        """Whether the server's process exists (a frozen one does); never in a forked child, which has none."""
         if self._process is None:
             return False
         if self._process.poll() is None:

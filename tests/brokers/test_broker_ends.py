@@ -64,7 +64,7 @@ def test_a_parent_that_ends_without_closing_leaves_nothing(python: Python, last:
 
 
 def test_a_forked_child_that_exits_leaves_the_broker_alone(python: Python) -> None:
-    then = "child = os.fork()\nif child == 0: sys.exit(0)\nassert os.waitpid(child, 0)[1] == 0"
+    then = "child = os.fork()\nif child == 0: sys.exit(server.running)\nassert os.waitpid(child, 0)[1] == 0"
     parent = python("-c", START.format(then=then, last="time.sleep(60)"))
     try:
         pid, guard, folder = started(parent)

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from incident_messaging.config_values import Kind, unknown
+from incident_messaging.config.values import Kind, unknown
 from incident_messaging.errors import ConfigurationError
 
 _READERS = {".toml": tomllib.loads, ".json": json.loads}

@@ -1,12 +1,12 @@
 """How NATS is reached and used."""
 
-# Annotations are not postponed: each field is checked by its own (config_values).
+# Annotations are not postponed: each field is checked by its own (values).
 
 from typing import Annotated, ClassVar, Literal
 
 import attrs
 
-from incident_messaging.config_values import (
+from incident_messaging.config.values import (
     Between,
     FilePath,
     Millis,

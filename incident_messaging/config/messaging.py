@@ -6,7 +6,7 @@ allowed. A configuration can be compared, hashed, copied and pickled (with a ``s
 exception classes that can). It is built without I/O: files are read when they are used.
 """
 
-# Annotations are not postponed: each field is checked by its own (config_values).
+# Annotations are not postponed: each field is checked by its own (values).
 
 import math
 import os
@@ -17,10 +17,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import attrs
 
-from incident_messaging import config_sources as sources
-from incident_messaging.config_kafka import KafkaConfig
-from incident_messaging.config_nats import NatsConfig
-from incident_messaging.config_values import (
+from incident_messaging.config import sources
+from incident_messaging.config.kafka import KafkaConfig
+from incident_messaging.config.nats import NatsConfig
+from incident_messaging.config.values import (
     Between,
     Millis,
     Positive,

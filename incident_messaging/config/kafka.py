@@ -1,14 +1,14 @@
 """How Kafka is reached and used."""
 
-# Annotations are not postponed: each field is checked by its own (config_values).
+# Annotations are not postponed: each field is checked by its own (values).
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import attrs
 
-from incident_messaging.config_extra import check_extra, read_properties, show_extra
-from incident_messaging.config_values import (
+from incident_messaging.config.extra import check_extra, read_properties, show_extra
+from incident_messaging.config.values import (
     Between,
     FilePath,
     FrozenMapping,

@@ -1,0 +1,65 @@
+"""How the documentation is built: ``python -m sphinx -n -W -b html docs docs/_build/html``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import incident_messaging
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "incident-messaging"
+copyright = "the incident-messaging authors"
+release = version = version("incident-messaging")
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "config_reference"]
+exclude_patterns = ["_build", "_ext", "examples"]
+html_theme = "furo"
+html_title = f"{project} {release}"
+
+# A name in single backticks, here and in docstrings, is a name of the package, and must exist.
+default_role = "py:obj"
+add_module_names = False
+maximum_signature_line_length = 88
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_typehints_format = "short"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# Names outside the package are not looked up: the build needs no network. Type variables have no page.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!incident_messaging\b)\w+(\.\w+)+"),
+    (r"py:.*", r"([TUFM]|.*\.[TUFM])"),
+]
+
+
+def _public(target: str) -> str | None:
+    """``incident_messaging.config.NatsConfig`` as the page of the public names knows it."""
+    _, *parts = target.split(".")
+    place = next((i for i, part in enumerate(parts) if part in incident_messaging.__all__), None)
+    return None if place is None else ".".join(["incident_messaging", *parts[place:]])
+
+
+def _resolve(_app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Element | None:
+    """Find a public name that an annotation calls by the module in which it is written."""
+    target = node.get("reftarget", "")
+    public = _public(target) if target.startswith("incident_messaging.") else None
+    if public is None or public == target:
+        return None
+    domain = env.domains.python_domain
+    return domain.resolve_xref(env, node["refdoc"], env.app.builder, "obj", public, node, content)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what this file adds."""
+    app.connect("missing-reference", _resolve)
