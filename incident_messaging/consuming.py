@@ -23,7 +23,7 @@ PREFETCH, BROADCAST_PREFETCH = 1_000, 10_000
 
 
 class ConsumeOptions(TypedDict, total=False):
-    """The keyword arguments of ``consume``."""
+    """What ``subscribe`` and ``consume`` take alike."""
 
     group: str | None
     broadcast: bool
@@ -31,6 +31,23 @@ class ConsumeOptions(TypedDict, total=False):
     auto_ack: bool
     prefetch: int | None
     retry: RetryPolicy | None
+    backend: MessagingBackend | str | None
+
+
+class IterateOptions(ConsumeOptions, total=False):
+    """The keyword arguments of ``consume`` with its own two."""
+
+    timeout: float | None
+    limit: int | None
+
+
+class ConsumeOneOptions(TypedDict, total=False):
+    """The keyword arguments of ``consume_one``."""
+
+    timeout: float
+    group: str | None
+    auto_ack: bool
+    start: Start | None
     backend: MessagingBackend | str | None
 
 

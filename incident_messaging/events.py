@@ -6,7 +6,7 @@ an event is an object tagged with its ``type``; the platform's other services fi
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Never
@@ -59,7 +59,8 @@ def _level(value: int) -> int:
 
 
 def _score(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= sys.float_info.max:  # NaN compares false
         _refuse("correlation_score", value, "a finite number")
     return float(value)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import operator
 import threading
 from collections.abc import Callable, Collection, Mapping
-from operator import itemgetter
+from functools import partial
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, is_typeddict
 
@@ -59,7 +60,7 @@ def _write_unknown(event: UnknownIncidentEvent) -> dict[str, Any]:
 
 def _variant_reader(variant: type[IncidentEvent]) -> Read:
     build: Callable[..., IncidentEvent] = variant
-    values: Callable[[Any], tuple[Any, ...]] = itemgetter(*(field.name for field in attrs.fields(variant)))
+    values: Callable[[Any], tuple[Any, ...]] = operator.itemgetter(*(field.name for field in attrs.fields(variant)))
 
     def read(payload: dict[str, Any]) -> IncidentEvent:
         try:
@@ -109,16 +110,27 @@ def _is_pydantic(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "model_validate_json") and hasattr(kind, "model_dump")
 
 
-def _structures_itself(converter: cattrs.Converter, kind: type) -> bool:
-    """Whether a converter's owner has taught it to read a type."""
+def _hook(converter: cattrs.Converter, kind: type) -> Callable[[Any, Any], Any] | None:
+    """How a converter reads a type, if it does."""
     try:
-        hook = converter.get_structure_hook(kind)
+        return converter.get_structure_hook(kind)
     except cattrs.StructureHandlerNotFoundError:
-        return False
-    try:
-        return hook is not _VANILLA.get_structure_hook(kind)
-    except cattrs.StructureHandlerNotFoundError:
-        return True
+        return None
+
+
+def _add_forms(converter: cattrs.Converter) -> None:
+    """Register how values are read, where the converter's owner has not said it."""
+    ours = [kind for kind in READ if _hook(converter, kind) is _hook(_VANILLA, kind)]
+    for kind in ours:
+        hook = _structure_hook(kind, READ[kind])
+        if _hook(_VANILLA, kind) is None:
+            converter.register_structure_hook_func(partial(operator.is_, kind), hook)
+        else:  # such a hook is found first, and also for subclasses
+            converter.register_structure_hook(kind, hook)
+
+
+def _structure_hook(kind: type, read: Read) -> Callable[[Any, Any], Any]:
+    return lambda value, wanted: read(value) if wanted is kind else wanted(read(value))
 
 
 class _Building(threading.local):
@@ -161,18 +173,12 @@ def _guard_containers(converter: cattrs.Converter) -> None:
     converter.register_structure_hook_factory(applies)(guarded)
 
 
-def _structure_hook(read: Read) -> Callable[[Any, Any], Any]:
-    return lambda value, _: read(value)
-
-
 def _prepared(converter: cattrs.Converter | None, json: JsonText) -> cattrs.Converter:
     own = cattrs.Converter() if converter is None else converter.copy()
     if converter is None:
         _guard_containers(own)
         configure_union_passthrough(Union[str, int, float, bool, None], own)  # noqa: UP007
-    for kind, read in READ.items():
-        if not _structures_itself(own, kind):
-            own.register_structure_hook(kind, _structure_hook(read))
+    _add_forms(own)
     own.register_structure_hook_func(
         _is_pydantic, lambda value, model: model.model_validate_json(json.encode(value))
     )

@@ -19,7 +19,15 @@ from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
 from incident_messaging.connections import Connections
-from incident_messaging.consuming import ConsumeOptions, HandlerOptions, SubscribeOptions, Wish, backend_of
+from incident_messaging.consuming import (
+    ConsumeOneOptions,
+    ConsumeOptions,
+    HandlerOptions,
+    IterateOptions,
+    SubscribeOptions,
+    Wish,
+    backend_of,
+)
 from incident_messaging.deadline import Deadline
 from incident_messaging.delivery import Delivery
 from incident_messaging.envelope import MessageEnvelope
@@ -322,24 +330,16 @@ class MessagingService:
 
     @overload
     def consume(
-        self, topic: str, message_type: type[MessageEnvelope[T]], *, timeout: float | None = ...,
-        limit: int | None = ..., **options: Unpack[ConsumeOptions],
-    ) -> Iterator[Delivery[T]]: ...  # fmt: skip
+        self, topic: str, message_type: type[MessageEnvelope[T]], **options: Unpack[IterateOptions]
+    ) -> Iterator[Delivery[T]]: ...
     @overload
     def consume(
-        self, topic: str, message_type: type[T], *, timeout: float | None = ..., limit: int | None = ...,
-        **options: Unpack[ConsumeOptions],
-    ) -> Iterator[Delivery[T]]: ...  # fmt: skip
+        self, topic: str, message_type: type[T], **options: Unpack[IterateOptions]
+    ) -> Iterator[Delivery[T]]: ...
     @overload
-    def consume(
-        self, topic: str, *, timeout: float | None = ..., limit: int | None = ...,
-        **options: Unpack[ConsumeOptions],
-    ) -> Iterator[Delivery[dict[str, Any]]]: ...  # fmt: skip
+    def consume(self, topic: str, **options: Unpack[IterateOptions]) -> Iterator[Delivery[dict[str, Any]]]: ...
     @overload
-    def consume(
-        self, topic: str, message_type: Any, *, timeout: float | None = ..., limit: int | None = ...,
-        **options: Unpack[ConsumeOptions],
-    ) -> Iterator[Delivery[Any]]: ...  # fmt: skip
+    def consume(self, topic: str, message_type: Any, **options: Unpack[IterateOptions]) -> Iterator[Delivery[Any]]: ...
     def consume(
         self,
         topic: str,
@@ -367,24 +367,18 @@ class MessagingService:
 
     @overload
     def consume_one(
-        self, topic: str, message_type: type[MessageEnvelope[T]], *, timeout: float = ..., group: str | None = ...,
-        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
-    ) -> Delivery[T] | None: ...  # fmt: skip
+        self, topic: str, message_type: type[MessageEnvelope[T]], **options: Unpack[ConsumeOneOptions]
+    ) -> Delivery[T] | None: ...
     @overload
     def consume_one(
-        self, topic: str, message_type: type[T], *, timeout: float = ..., group: str | None = ...,
-        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
-    ) -> Delivery[T] | None: ...  # fmt: skip
+        self, topic: str, message_type: type[T], **options: Unpack[ConsumeOneOptions]
+    ) -> Delivery[T] | None: ...
+    @overload
+    def consume_one(self, topic: str, **options: Unpack[ConsumeOneOptions]) -> Delivery[dict[str, Any]] | None: ...
     @overload
     def consume_one(
-        self, topic: str, *, timeout: float = ..., group: str | None = ..., auto_ack: bool = ...,
-        start: Start | None = ..., backend: MessagingBackend | str | None = ...,
-    ) -> Delivery[dict[str, Any]] | None: ...  # fmt: skip
-    @overload
-    def consume_one(
-        self, topic: str, message_type: Any, *, timeout: float = ..., group: str | None = ...,
-        auto_ack: bool = ..., start: Start | None = ..., backend: MessagingBackend | str | None = ...,
-    ) -> Delivery[Any] | None: ...  # fmt: skip
+        self, topic: str, message_type: Any, **options: Unpack[ConsumeOneOptions]
+    ) -> Delivery[Any] | None: ...
     def consume_one(
         self,
         topic: str,

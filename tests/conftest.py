@@ -53,6 +53,10 @@ def _present() -> set[str]:
     return _sdk_threads() | _native_threads() | _descriptors()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*features): what a conformance case asks of a backend")
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Threads, sockets and descriptors are gone when a test is over; fixtures of wider scope may keep theirs."""

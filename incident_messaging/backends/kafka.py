@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -25,9 +25,10 @@ from incident_messaging.backends.base import (
     Sink,
     Status,
 )
-from incident_messaging.backends.kafka_consumer import KafkaConsumer, consumer_for
+from incident_messaging.backends.kafka_consumer import consumer_for
 from incident_messaging.backends.kafka_link import Link, log
 from incident_messaging.backends.kafka_pending import Pending, PendingRecords
+from incident_messaging.backends.kafka_polling import PollingConsumer
 from incident_messaging.backends.kafka_records import header_pairs, key_bytes
 from incident_messaging.backends.kafka_topics import Topics
 from incident_messaging.config import MessagingConfig
@@ -37,8 +38,8 @@ from incident_messaging.record import Position, Record
 
 #: How long one poll lasts; a record's end is noticed at most this and a slot of 20 ms late.
 _SLICE = 0.05
-_REPORTS = "incident-messaging-kafka-reports"
-_HELPER = "incident-messaging-kafka-topics"
+_REPORTS: Final = "incident-messaging-kafka-reports"
+_HELPER: Final = "incident-messaging-kafka-topics"
 #: How long a helper waits for one answer of the broker before it looks whether it is still wanted.
 _ANSWER = 2.0
 
@@ -60,7 +61,7 @@ class KafkaBroker(MessageProducer):
         self._client: Producer | None = None
         self._pending = PendingRecords()
         self._held: dict[str, list[Pending]] = {}
-        self._consumers: list[KafkaConsumer] = []
+        self._consumers: list[PollingConsumer] = []
         self._reports: threading.Thread | None = None
         self._helper: threading.Thread | None = None
         self._closing: Deadline | None = None

@@ -91,6 +91,11 @@ def passes(error: KafkaError) -> bool:
     return error.retriable() or error.code() in _PASSING
 
 
+def passes_for_commit(error: KafkaError) -> bool:
+    """Whether a commit may succeed later; a member that was put out of its group commits no more."""
+    return passes(error) and error.code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION)
+
+
 def caused(error: _E, by: KafkaError | BaseException | None) -> _E:
     """The error with the library's own as its cause, as ``raise ... from`` would leave it."""
     if by is not None:
@@ -176,5 +181,17 @@ def not_made(topic: str, error: KafkaError) -> PublishFailed:
 def subscribe(error: KafkaError, what: str) -> SubscribeFailed:
     """A place that cannot be had for good."""
     denied = error.code() in DENIED
-    text = f"Kafka refused {what}: {error.str()}" + (": the user needs the ACL Read on topic and group" if denied else "")
+    remedy = ": the user needs the ACL Read on topic and group" if denied else ""
+    text = f"Kafka refused {what}: {error.str()}{remedy}"
     return caused(SubscribeFailed(text, code="denied" if denied else "no_topic", backend="kafka"), error)
+
+
+def consume(error: KafkaError, name: str) -> BackendUnavailable:
+    """A consumer that cannot go on."""
+    return caused(BackendUnavailable(f"Kafka ended the subscription {name}: {error.str()}", backend="kafka"), error)
+
+
+def no_dead_letters(topic: str) -> SubscribeFailed:
+    """The topic for dead letters is not there, and may not be made."""
+    text = f"Kafka has no topic {topic} for dead letters: make it, set kafka.create_topics, or enable_dlq=False"
+    return SubscribeFailed(text, code="no_topic", backend="kafka")

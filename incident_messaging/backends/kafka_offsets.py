@@ -134,6 +134,11 @@ class Ledger:
         return due
 
     @property
+    def has_due(self) -> bool:
+        """Whether some partition has more to commit than was sent."""
+        return any(partition.committable > partition.sent for partition in self._partitions.values())
+
+    @property
     def stored(self) -> bool:
         """Whether the broker has confirmed a place for every partition."""
         return all(partition.confirmed >= 0 for partition in self._partitions.values())

@@ -19,9 +19,9 @@ def key_bytes(record: Record) -> bytes | None:
     return None if record.key is None else record.key.encode("utf-8", "surrogateescape")
 
 
-def header_pairs(record: Record) -> list[tuple[str, bytes]]:
+def header_pairs(record: Record) -> list[tuple[str, str | bytes | None]]:
     """The headers as they go out: the raw ones first, since of repeated names the last wins."""
-    pairs = list(record.raw_headers)
+    pairs: list[tuple[str, str | bytes | None]] = list(record.raw_headers)
     pairs += [(name, value.encode("utf-8", "surrogateescape")) for name, value in record.headers.items()]
     return pairs
 

@@ -139,5 +139,5 @@ def _given(properties: dict[str, Any]) -> dict[str, Any]:
 def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str | None = None) -> dict[str, Any]:
     properties |= config.extra
     if debug is not None:  # the link reads the broker's versions from it (kafka_link.py)
-        properties["debug"] = ",".join(filter(None, [config.extra.get("debug"), debug]))
+        properties["debug"] = f"{config.extra['debug']},{debug}" if "debug" in config.extra else debug
     return properties

@@ -16,6 +16,7 @@ from typing import Any
 from nats import errors
 from nats.aio.client import Callback, ErrorCallback
 from nats.aio.client import Client as NatsPyClient
+from nats.aio.transport import WebSocketTransport
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
 _log = logging.getLogger("incident_messaging.nats")
@@ -122,8 +123,7 @@ class Client(NatsPyClient):
 
     def _connect_command(self) -> bytes:
         # With TLS asked for and a server without it, the credentials went out in the clear.
-        writer = getattr(self._transport, "_io_writer", None)
-        if self._tls_wanted and (writer is None or writer.get_extra_info("ssl_object") is None):
+        if self._tls_wanted and not self._is_encrypted():
             raise errors.SecureConnWantedError
         return super()._connect_command()
 
@@ -155,6 +155,12 @@ class Client(NatsPyClient):
             handler(subject.decode(), reply.decode(), data, headers)
         except Exception:
             _log.exception("a message could not be taken")
+
+    def _is_encrypted(self) -> bool:
+        if isinstance(self._transport, WebSocketTransport):
+            return bool(self._transport._using_tls)
+        writer = getattr(self._transport, "_io_writer", None)
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
 
     def _drop_queued(self) -> None:
         self._pending = []

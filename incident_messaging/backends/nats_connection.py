@@ -25,8 +25,8 @@ from incident_messaging.backends.nats_options import (
     options,
     refusal,
     secrets,
-    wants_tls,
 )
+from incident_messaging.backends.nats_wire import publish_command
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import ConfigurationError, ConnectionFailed, MessagingError
@@ -71,6 +71,12 @@ class _Subscription:
     handler: Handler
 
 
+@attrs.define
+class _Request:
+    subject: str
+    answer: asyncio.Future[tuple[bytes, bytes | None] | None]
+
+
 class Connection:
     """Guarantees: after the first connection it is rebuilt for ever (or as often as configured), also where
     nats-py has closed for good; `state` and `error` may be read from any thread.
@@ -91,9 +97,11 @@ class Connection:
         self._watch: asyncio.TimerHandle | None = None
         self._dropped: set[asyncio.Task[None]] = set()
         self._waiters: set[asyncio.Future[None]] = set()
-        self._replies: dict[int, asyncio.Future[tuple[bytes, bytes | None] | None]] = {}
-        self._last_reply = 0
-        self.listen(f"{self.inbox}.r.*", self._reply)
+        self._requests: dict[int, _Request] = {}
+        self._last_request = 0
+        self._last_inbox = 0
+        self._answers = self.new_inbox()
+        self.listen(f"{self._answers}*", self._answer)
 
     # -- use ------------------------------------------------------------------------------------------------
 
@@ -159,26 +167,32 @@ class Connection:
         if self._client is not None:
             self._client.handlers.pop(sid, None)
 
+    def new_inbox(self) -> str:
+        """The first part of subjects that only this connection has; any last level may be put behind it."""
+        self._last_inbox += 1
+        return f"{self.inbox}.{self._last_inbox}."
+
     async def request(self, subject: str, body: bytes) -> tuple[bytes, bytes | None] | None:
-        """Body and headers of the answer; ``None`` when the connection went or nobody answered in time."""
-        self._last_reply += 1
-        number = self._last_reply
-        future: asyncio.Future[tuple[bytes, bytes | None] | None]
-        future = self._replies[number] = asyncio.get_running_loop().create_future()
+        """Body and headers of the answer; ``None`` when the connection went or nobody answered in time.
+
+        Raises:
+            PermissionError: The server refused the request.
+        """
+        self._last_request += 1
+        number = self._last_request
+        request = self._requests[number] = _Request(subject, asyncio.get_running_loop().create_future())
         try:
-            self.write(b"PUB %s %s.r.%d %d\r\n%s\r\n" % (
-                subject.encode(), self.inbox.encode(), number, len(body), body,
-            ))
-            return await asyncio.wait_for(future, self._config.nats.request_timeout_ms / 1000)
+            self.write(publish_command(subject, self._answers + str(number), b"", body))
+            return await asyncio.wait_for(request.answer, self._config.nats.request_timeout_ms / 1000)
         except TimeoutError:
             return None
         finally:
-            self._replies.pop(number, None)
+            self._requests.pop(number, None)
 
-    def _reply(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
-        future = self._replies.get(int(subject.rpartition(".")[2]))
-        if future is not None and not future.done():
-            future.set_result((body, headers))
+    def _answer(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
+        request = self._requests.get(int(subject[len(self._answers) :]))
+        if request is not None and not request.answer.done():
+            request.answer.set_result((body, headers))
 
     async def until_up(self, deadline: Deadline | None = None) -> None:
         """Return when connected; starts connecting where nobody does.
@@ -284,7 +298,7 @@ class Connection:
 
         config = self._config.nats
         patience = _ADDRESS_SECS if self.ever else max(0.05, Deadline(self._until).wait(_ADDRESS_SECS))
-        client = Client(tls=wants_tls(config, url), on_down=self._down)
+        client = Client(tls=config.uses_tls, on_down=self._down)
         attempt = asyncio.get_running_loop().create_task(
             client.connect(
                 [url],
@@ -363,10 +377,11 @@ class Connection:
         _log.warning("NATS %s, connecting again", self.error)
         if self._client is not None:
             # Rotated secrets count from the next attempt on.
-            self._client.options.update(secrets(self._config.nats))
-        for future in self._replies.values():
-            if not future.done():
-                future.set_result(None)
+            with suppress(ConfigurationError):
+                self._client.options.update(secrets(self._config.nats))
+        for request in self._requests.values():
+            if not request.answer.done():
+                request.answer.set_result(None)
         for rider in list(self._riders):
             rider.down()
 
@@ -378,6 +393,9 @@ class Connection:
         if denied is not None:
             self.error = str(exc).removeprefix("nats: ")
             _log.error("NATS: %s", self.error)
+            for request in self._requests.values():
+                if request.subject.lower() == denied[2] and not request.answer.done():
+                    request.answer.set_exception(PermissionError(self.error))
             for rider in list(self._riders):
                 rider.denied(denied[1], denied[2])
         elif self.state == "disconnected" and self._client is not None:
@@ -413,9 +431,9 @@ class Connection:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(error)
-        for future in self._replies.values():
-            if not future.done():
-                future.set_result(None)
+        for request in self._requests.values():
+            if not request.answer.done():
+                request.answer.set_result(None)
         for rider in list(self._riders):
             rider.gave_up(error)
 

@@ -107,23 +107,18 @@ def options(config: NatsConfig) -> dict[str, Any]:
         "max_outstanding_pings": 2,
         "tls_handshake_first": config.tls_first,
     }
-    if config.enable_tls or config.tls_first or any(wants_tls(config, url) for url in config.servers):
+    if config.uses_tls:
         chosen["tls"] = _tls_context(config)
     for option, path in (("user_credentials", config.credentials), ("nkeys_seed", config.nkey_seed_file)):
         if path is not None:
-            _check_readable(path)
-            chosen[option] = path
+            _check_readable(str(path))
+            chosen[option] = str(path)
     return chosen
 
 
 def secrets(config: NatsConfig) -> dict[str, Any]:
     """User, password and token as they are now: files are read anew."""
     return {"user": config.user, "password": config.resolve_password(), "token": config.resolve_token()}
-
-
-def wants_tls(config: NatsConfig, url: str) -> bool:
-    """Whether nothing may be sent to this address in the clear."""
-    return config.enable_tls or config.tls_first or url.startswith("tls://")
 
 
 def bare(url: str) -> str:

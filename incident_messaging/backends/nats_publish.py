@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable
 
 from incident_messaging.backends.base import Done
 from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_streams import NoCover, Streams
+from incident_messaging.backends.nats_streams import ApiError, NoCover, Streams
 from incident_messaging.backends.nats_wire import encode_headers, publish_command, status_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import (
     BackendUnavailable,
-    ConnectionFailed,
     MessagingError,
     PublishFailed,
     Timeout,
@@ -57,8 +56,9 @@ class Publisher:
     their order, under the same id, which the server knows when it has stored them already.
     """
 
-    def __init__(self, connection: Connection, streams: Streams) -> None:
+    def __init__(self, connection: Connection, streams: Streams, patience: float) -> None:
         self._connection = connection
+        self._patience = patience
         self._streams = streams
         self._pending: dict[int, Pending] = {}
         self._last = 0
@@ -68,7 +68,7 @@ class Publisher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
-        self._inbox = f"{connection.inbox}.p."
+        self._inbox = connection.new_inbox()
         connection.listen(f"{self._inbox}*", self._acknowledged)
         connection.attach(self)
 
@@ -77,16 +77,19 @@ class Publisher:
     def take(self, items: Iterable[Pending]) -> None:
         """Send what was handed over, or keep it until there is a connection."""
         numbers = []
+        earliest = None
         for pending in items:
             self._last += 1
             self._pending[self._last] = pending
             numbers.append(self._last)
+            at = pending.deadline.at or 0.0
+            earliest = at if earliest is None or at < earliest else earliest
         self._empty.clear()
         if self._connection.online:
             self._send(numbers)
         else:
             self._connection.want()
-        self._watch()
+        self._wake_at(earliest)
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -142,13 +145,16 @@ class Publisher:
         self._connection.write(b"".join(commands))
 
     def _command(self, number: int, record: Record) -> bytes | None:
-        headers = encode_headers(record, dedup=True)
+        headers = encode_headers(record)
         size = len(headers) + len(record.body)
         limit = self._connection.max_payload
         if size > limit - _RESERVE and size > _limit_of(record, limit):
             self._end(number, error=_too_large(size, _limit_of(record, limit)))
             return None
-        return publish_command(record.topic, self._inbox + str(number), headers, record.body)
+        return publish_command(record.topic, self._reply_to(number), headers, record.body)
+
+    def _reply_to(self, number: int) -> str:
+        return f"{self._inbox}{number}"
 
     def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
         number = int(subject[len(self._inbox) :])
@@ -202,9 +208,10 @@ class Publisher:
     async def _find_home(self, topic: str) -> None:
         error: MessagingError | None = None
         try:
-            await self._streams.cover(topic)
-        except NoCover as exc:
-            error = PublishFailed(str(exc), code="no_stream", backend="nats")
+            await asyncio.wait_for(self._streams.cover(topic), self._patience)
+        except (NoCover, ApiError, TimeoutError) as exc:
+            text = str(exc) or f"no stream covers {topic}, and JetStream did not answer when asked for one"
+            error = PublishFailed(text, code="no_stream", backend="nats")
             error.__cause__ = exc
         except MessagingError as exc:
             error = exc
@@ -222,9 +229,8 @@ class Publisher:
 
     # -- deadlines ------------------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """Set the timer to the earliest deadline; an ended record may leave it too early, which is harmless."""
-        at = min((each.deadline.at or 0.0 for each in self._pending.values()), default=None)
+    def _wake_at(self, at: float | None) -> None:
+        """Have the timer ring at the earliest deadline; an ended record may leave it ringing for nothing."""
         if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
@@ -238,7 +244,7 @@ class Publisher:
         for number, pending in list(self._pending.items()):
             if pending.deadline.over:
                 self._end(number, error=self._too_late(pending))
-        self._watch()
+        self._wake_at(min((each.deadline.at or 0.0 for each in self._pending.values()), default=None))
 
     def _too_late(self, pending: Pending) -> MessagingError:
         if pending.sent:
@@ -291,5 +297,3 @@ def closed(pending: Pending) -> MessagingError:
         return _unknown(pending)
     return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")
 
-
-__all__ = ["ConnectionFailed", "Pending", "Publisher", "closed"]

@@ -16,10 +16,11 @@ import attrs
 from incident_messaging.backends.nats_connection import Connection
 from incident_messaging.backends.nats_wire import status_of
 from incident_messaging.config import MessagingConfig
-from incident_messaging.errors import MessagingError
 
 _log = logging.getLogger("incident_messaging.nats")
 
+#: Ours, for a request that the user has no permission for: the server refuses it outside the API.
+DENIED = -1
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
@@ -83,12 +84,15 @@ class Api:
 
         Raises:
             ApiError: It was refused.
-            MessagingError: There is no connection to be had.
+            ConnectionFailed: There is no connection to be had.
         """
         body = json.dumps(fields).encode() if fields else b""
         while True:
             await self._connection.until_up()
-            answer = await self._connection.request(f"$JS.API.{request}", body)
+            try:
+                answer = await self._connection.request(f"$JS.API.{request}", body)
+            except PermissionError as exc:
+                raise ApiError(str(exc), DENIED) from exc
             if answer is not None and not status_of(answer[1])[0]:
                 return _opened(json.loads(answer[0]))
             if answer is not None and not self._connection.server_info.get("jetstream"):
@@ -103,7 +107,6 @@ class Streams:
         self._api = api
         self._connection = connection
         self._config = config
-        self._making: dict[str, asyncio.Task[list[str]]] = {}
 
     async def find(self, subject: str) -> list[str]:
         """The names of the streams that keep anything of a subject or pattern."""
@@ -125,13 +128,6 @@ class Streams:
         Raises:
             NoCover: There is none, and none can be made.
         """
-        task = self._making.get(subject)
-        if task is None:
-            task = self._making[subject] = asyncio.get_running_loop().create_task(self._cover(subject))
-            task.add_done_callback(lambda _done: self._making.pop(subject, None))
-        return await asyncio.shield(task)
-
-    async def _cover(self, subject: str) -> list[str]:
         names = await self.find(subject)
         if names:
             return names
@@ -183,11 +179,11 @@ class Streams:
             retention="limits",
             storage="file",
             num_replicas=replicas,
-            max_age=_nanos(max_age),
+            max_age=nanos(max_age),
             max_bytes=full if full is not None else -1,
             # A stream with a limit says that it is full; one without drops what is too old.
             discard="new" if full is not None else "old",
-            duplicate_window=_nanos(window),
+            duplicate_window=nanos(window),
         )
 
     async def _in_the_way(self, error: ApiError, subject: str, name: str, subjects: list[str]) -> Exception:
@@ -210,8 +206,7 @@ def _opened(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _nanos(seconds: float) -> int:
+def nanos(seconds: float) -> int:
+    """JetStream's unit of time."""
     return int(seconds * 1_000_000_000)
 
-
-__all__ = ["CONSUMER_NOT_FOUND", "STREAM_NOT_FOUND", "Api", "ApiError", "MessagingError", "NoCover", "Stream", "Streams"]

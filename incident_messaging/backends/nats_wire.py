@@ -49,11 +49,9 @@ def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> by
     )
 
 
-def encode_headers(record: Record, *, dedup: bool) -> bytes:
-    """The header block of a record; with ``dedup`` it carries the id that JetStream compares."""
-    lines = ["NATS/1.0"]
-    if dedup:
-        lines.append(f"{ID_HEADER}: {_encode(record.dedup_id)}")
+def encode_headers(record: Record) -> bytes:
+    """The header block of a record, with the id that JetStream compares."""
+    lines = ["NATS/1.0", f"{ID_HEADER}: {_encode(record.dedup_id)}"]
     for name, value in record.headers.items():
         if name != KEY_HEADER:
             lines.append(f"{_encode_name(name)}: {_encode(value)}")

@@ -192,13 +192,16 @@ class BrokerProcess(Startable):
         self._bury()
 
     def freeze(self) -> None:
-        """Stop the server's clock (SIGSTOP): it keeps its connections and answers nothing.
+        """Stop the server's clock (SIGSTOP): it keeps its connections and answers nothing from now on.
 
         Raises:
             BrokerError: it does not run.
         """
-        self._signal(signal.SIGSTOP)
-        self._frozen = True
+        if not self._frozen:
+            self._signal(signal.SIGSTOP)
+            self._frozen = True
+            if self._process is not None:  # its threads stop one by one, and go on answering until then
+                os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Let a frozen server go on; harmless on any other."""

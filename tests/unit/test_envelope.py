@@ -91,7 +91,8 @@ def test_an_envelope_is_told_from_a_payload(document: object, expected: bool) ->
 
 def test_metadata_is_read_as_it_was_written() -> None:
     fields = {
-        "message_id": "m", "correlation_id": "c", "timestamp": 7, "source": "s", "version": "2.0", "headers": {"a": "b"},
+        "message_id": "m", "correlation_id": "c", "timestamp": 7, "source": "s", "version": "2.0",
+        "headers": {"a": "b"},
     }  # fmt: skip
 
     assert read_metadata(fields, "spare", 99.0) == MessageMetadata("m", "c", 7, "s", "2.0", {"a": "b"})

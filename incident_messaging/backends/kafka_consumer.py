@@ -1,0 +1,289 @@
+"""Consuming from Apache Kafka: members of a group, and broadcasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from incident_messaging import topics as names
+from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.backends import kafka_places as places
+from incident_messaging.backends import kafka_settings as settings
+from incident_messaging.backends.base import ConsumerSpec, Sink, Start
+from incident_messaging.backends.kafka_link import log
+from incident_messaging.backends.kafka_offsets import Partition, Place
+from incident_messaging.backends.kafka_polling import ANSWER, PollingConsumer, Stopped
+from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.errors import MessagingError, Timeout
+from incident_messaging.record import Received
+
+#: Settled messages after which a commit does not wait for its interval.
+_SETTLED = 1000
+#: How long a failed commit waits before it is tried again.
+_RETRY = 0.1
+#: How long after a confirming acknowledgement the next one is looked out for in short polls.
+_CONFIRMS = 10.0
+#: The time that the last commit has at least, even when `close` has none.
+_LAST_COMMIT = 0.2
+_QUICK = 0.005
+#: How often a broker that computes assignments by itself (KIP-848) is reminded of a changed subscription.
+#: It answers a change with the old assignment, and tells the new one only when the member asks again: 5 s later.
+_REMIND = 0.3
+_REMIND_FOR = 6.0
+#: Between looks for added partitions of a broadcast's topic, which librdkafka does not report.
+_PARTITIONS = 5.0
+
+
+def consumer_for(
+    config: MessagingConfig,
+    topics: Topics,
+    first_connection: Callable[[Deadline], None],
+    spec: ConsumerSpec,
+    sink: Sink,
+) -> PollingConsumer:
+    """The kind of consumer that a subscription asks for."""
+    kind = BroadcastConsumer if spec.group is None else GroupConsumer
+    return kind(config, topics, first_connection, spec, sink)
+
+
+class GroupConsumer(PollingConsumer):
+    """A member of a group: its place is the group's committed offsets.
+
+    Guarantees: only what is settled without a gap is committed, always asynchronously; the place of a
+    partition that had none is stored before `open` returns; what is settled after its partition was
+    taken away commits nothing.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._places = places.Places(self._spec.start)
+        self._incremental = settings.is_incremental(self._config.kafka)
+        self._interval = self._config.kafka.auto_commit_interval_ms / 1000
+        self._subscribed: frozenset[str] = frozenset()
+        self._assigned_once = False
+        self._committing: dict[Place, Partition] = {}  # sent, and no answer yet; guarded by `_changed`
+        self._open_commits = 0
+        self._next_commit = self._retry_at = self._confirms_until = 0.0
+        self._remind_until = self._next_reminder = 0.0
+        self._leaving = False
+
+    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
+        """See `MessageConsumer.ack`."""
+        super().ack(batch, deadline)
+        if deadline is None:
+            return
+        with self._changed:
+            self._confirming += 1
+            self._changed.notify_all()
+            try:
+                awaited = [
+                    message.token for message in batch if message.token.offset < message.token.partition.committable
+                ]
+                while not all(self._is_confirmed(token.partition, token.offset) for token in awaited):
+                    if deadline.over or self._finished.is_set():
+                        raise Timeout(f"Kafka did not confirm the commit of {self._spec.name} in time", backend="kafka")
+                    self._changed.wait(deadline.wait(0.1))
+            finally:
+                self._confirming -= 1
+
+    def _is_confirmed(self, partition: Partition, offset: int) -> bool:
+        passed_over = partition.gone and self._committing.get(partition.place) is not partition
+        return partition.confirmed > offset or passed_over
+
+    # What `PollingConsumer` asks for.
+
+    def _settings(self) -> dict[str, Any]:
+        return settings.consumer(self._config, self._spec) | {"on_commit": self._committed}
+
+    def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
+        known = [(topic, number) for topic, count in topics.items() for number in range(count)]
+        # Asked even for nothing: it finds the group's coordinator, without which joining takes three seconds.
+        self.persist("the group's place", lambda: self._places.look(client, known, ANSWER))
+        self._follow(client, topics)
+        self._waiting_for = "the group's assignment"
+
+    def _follow(self, client: Consumer, topics: dict[str, int]) -> None:
+        if topics.keys() != self._subscribed and topics:
+            self._subscribed = frozenset(topics)
+            self._subscribe(client)
+            self._remind_until = now() + _REMIND_FOR
+
+    def _subscribe(self, client: Consumer) -> None:
+        client.subscribe(
+            sorted(self._subscribed), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._were_lost
+        )
+        self._next_reminder = now() + _REMIND
+
+    def _look_due(self) -> float | None:
+        if names.is_pattern(self._spec.topic) or not self._subscribed:
+            return self._config.kafka.topic_discovery_ms / 1000
+        return None
+
+    def _is_ready(self) -> bool:
+        if not self._subscribed:
+            return True
+        self._waiting_for = "the group's place to be stored" if self._assigned_once else "the group's assignment"
+        with self._changed:
+            return self._assigned_once and self._ledger.stored
+
+    def _work(self, client: Consumer) -> bool:
+        if self._next_reminder <= now() < self._remind_until and self._config.kafka.group_protocol == "consumer":
+            self._subscribe(client)
+        with self._changed:
+            stored = self._ledger.stored
+            if self._confirming:
+                self._confirms_until = now() + _CONFIRMS
+            due = self._take_due(hurry=self._confirming > 0 or not stored)
+            quick = not stored or self._confirming > 0 or (self._ledger.count > 0 and now() < self._confirms_until)
+        if due:
+            self._commit(client, due)
+        return quick
+
+    def _before_close(self, client: Consumer) -> None:
+        """Commit what was settled. A client must not be closed with a commit unanswered: it may hang for good."""
+        deadline = Deadline.after(None if self._stop_by.at is None else max(_LAST_COMMIT, self._stop_by.left() or 0))
+        while not deadline.over:
+            with self._changed:
+                due = self._take_due(hurry=True)
+                if not due and not self._open_commits and not self._ledger.has_due:
+                    break
+            if due:
+                self._commit(client, due)
+            client.poll(_QUICK)
+        if self._open_commits:
+            log.warning("%s: Kafka did not answer the last commit; waiting for it in the background", self._spec.name)
+        while self._open_commits:
+            client.poll(ANSWER)
+        self._leaving = True
+
+    # Commits.
+
+    def _take_due(self, *, hurry: bool) -> list[Partition]:
+        """What is to be committed now, noted as sent. One commit at a time. `_changed` is held."""
+        time = now()
+        if self._open_commits or time < self._retry_at:
+            return []
+        if not hurry and self._ledger.settled < _SETTLED and time < self._next_commit:
+            return []
+        self._next_commit = time + self._interval
+        return self._ledger.take_due()
+
+    def _commit(self, client: Consumer, due: Sequence[Partition]) -> None:
+        offsets = [TopicPartition(*partition.place, partition.sent) for partition in due]
+        with self._changed:
+            self._open_commits += 1
+            self._committing |= {partition.place: partition for partition in due}
+        try:
+            client.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as exc:
+            self._committed(errors.of(exc), offsets)
+
+    def _committed(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        """librdkafka's ``on_commit``: the broker has answered, or nobody will."""
+        with self._changed:
+            self._open_commits = max(0, self._open_commits - 1)
+            for offset in offsets:
+                partition = self._committing.pop((offset.topic, offset.partition), None)
+                failed = error or offset.error
+                if partition is None:
+                    continue
+                if failed is None:
+                    partition.confirmed = max(partition.confirmed, offset.offset)
+                elif errors.passes_for_commit(failed):
+                    partition.sent = partition.confirmed
+                    self._retry_at = now() + _RETRY
+            self._changed.notify_all()
+        if error is not None:
+            self._trouble(error)
+
+    # Rebalances: librdkafka calls these in polls, and they must not raise.
+
+    def _assigned(self, client: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        try:
+            given = [(partition.topic, partition.partition) for partition in partitions]
+            placed = self.persist("the group's place", lambda: self._places.resolve(client, given, ANSWER))
+            offsets = [TopicPartition(*entry.place, entry.offset) for entry in placed]
+            (client.incremental_assign if self._incremental else client.assign)(offsets)
+        except Stopped:
+            return
+        except MessagingError as exc:
+            self._broken = exc
+            return
+        except Exception as exc:
+            self._broken = errors.consume(errors.of(exc), self._spec.name)
+            return
+        with self._changed:
+            for place, offset, stored in placed:
+                self._ledger.assign(place, offset, stored=stored)
+        self._reassigned.update(given)
+        self._assigned_once = True
+        self._paused = False  # new partitions are not; the next turn pauses all again if need be
+
+    def _revoked(self, client: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        due = [partition for partition in self._take_away(partitions) if partition.committable > partition.sent]
+        for partition in due:
+            partition.sent = partition.committable
+        if due and not self._leaving:
+            self._commit(client, due)
+
+    def _were_lost(self, _client: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self._take_away(partitions)
+
+    def _take_away(self, partitions: Sequence[TopicPartition]) -> list[Partition]:
+        with self._changed:
+            taken = [self._ledger.revoke((partition.topic, partition.partition)) for partition in partitions]
+            self._changed.notify_all()
+        self._drop_gone()
+        return [partition for partition in taken if partition is not None]
+
+
+class BroadcastConsumer(PollingConsumer):
+    """Sees every message of its topics, keeps its place in memory and none on the broker.
+
+    It joins no group: all partitions are its own, and partitions that appear later are added.
+    """
+
+    def _settings(self) -> dict[str, Any]:
+        return settings.consumer(self._config, self._spec)
+
+    def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
+        self.persist("the topics' offsets", lambda: self._add(client, topics, self._spec.start))
+
+    def _follow(self, client: Consumer, topics: dict[str, int]) -> None:
+        gone = [partition.place for partition in self._ledger.partitions() if partition.place[0] not in topics]
+        if gone:
+            client.incremental_unassign([TopicPartition(*place) for place in gone])
+            with self._changed:
+                for place in gone:
+                    self._ledger.revoke(place)
+            self._drop_gone()
+        self._add(client, topics, "earliest")
+
+    def _add(self, client: Consumer, topics: dict[str, int], start: Start) -> None:
+        every = [(topic, number) for topic, count in topics.items() for number in range(count)]
+        new = [place for place in every if self._ledger.get(place) is None]
+        begins = places.begins(client, new, start, ANSWER)
+        if begins:
+            client.incremental_assign([TopicPartition(*place, offset) for place, offset in begins.items()])
+            with self._changed:
+                for place, offset in begins.items():
+                    self._ledger.assign(place, offset, stored=True)
+            self._paused = False
+
+    def _look_due(self) -> float | None:
+        discovery = self._config.kafka.topic_discovery_ms / 1000
+        waiting = names.is_pattern(self._spec.topic) or not any(self._ledger.partitions())
+        return discovery if waiting else max(discovery, _PARTITIONS)
+
+    def _is_ready(self) -> bool:
+        return True
+
+    def _work(self, client: Consumer) -> bool:
+        return False
+
+    def _before_close(self, client: Consumer) -> None:
+        pass

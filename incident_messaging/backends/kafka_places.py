@@ -1,0 +1,132 @@
+"""Where a partition begins: at the group's place, or at the start that a new group asked for.
+
+librdkafka is told every position explicitly. Its own rule (``auto.offset.reset``) is ``error``, so
+that a place which the broker no longer has is noticed and never silently jumped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from incident_messaging.backends.base import Start
+from incident_messaging.backends.kafka_offsets import Place
+from incident_messaging.errors import ConsumeFailed
+from incident_messaging.record import Position
+
+#: What Kafka's ListOffsets takes for a time, beside Unix milliseconds.
+_EARLIEST: Final = -2
+_LATEST: Final = -1
+
+
+class Placed(NamedTuple):
+    """A partition and the offset it begins at; ``stored`` if the group's place on the broker is that."""
+
+    place: Place
+    offset: int
+    stored: bool
+
+
+class Places:
+    """The places of one group, as far as this consumer met them."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._starting: frozenset[Place] = frozenset()
+        self._met: set[Place] = set()
+
+    def look(self, client: Consumer, known: Iterable[Place], timeout: float) -> None:
+        """Before joining: ``start`` counts for the known partitions if the group has a place in none.
+
+        Raises:
+            KafkaException: No answer, or refused.
+        """
+        known = frozenset(known)
+        if not any(offset >= 0 for offset in committed(client, known, timeout).values()):
+            self._starting = known
+
+    def resolve(self, client: Consumer, places: Iterable[Place], timeout: float) -> list[Placed]:
+        """Where the partitions begin that were just assigned.
+
+        Raises:
+            ConsumeFailed: A place that this consumer has met is gone (``lost_place``).
+            KafkaException: No answer, or refused.
+        """
+        stored = committed(client, places, timeout)
+        missing = [place for place, offset in stored.items() if offset < 0]
+        for place in missing:
+            if place in self._met:
+                raise vanished(place)
+        new = {place for place in missing if place in self._starting}
+        begin = begins(client, new, self._start, timeout)
+        begin |= begins(client, set(missing) - new, "earliest", timeout)
+        self._met.update(stored)
+        return [Placed(place, begin.get(place, offset), place not in begin) for place, offset in stored.items()]
+
+
+def committed(client: Consumer, places: Iterable[Place], timeout: float) -> dict[Place, int]:
+    """The group's offsets on the broker; negative where it has none."""
+    asked = [TopicPartition(topic, number) for topic, number in places]
+    return _offsets(client.committed(asked, timeout=timeout)) if asked else {}
+
+
+def begins(client: Consumer, places: Iterable[Place], start: Start, timeout: float) -> dict[Place, int]:
+    """The offsets that a start stands for."""
+    if isinstance(start, Position):
+        named = {(topic, number): start for topic, number in places if _names(start, topic, number)}
+        others = begins(client, set(places) - set(named), "earliest", timeout)
+        return others | dict.fromkeys(named, start.offset or 0)
+    if isinstance(start, datetime):
+        found = _at(client, places, int(start.timestamp() * 1000), timeout)
+        behind = [place for place, offset in found.items() if offset < 0]  # nothing is that young
+        return found | _at(client, behind, _LATEST, timeout)
+    return _at(client, places, _EARLIEST if start == "earliest" else _LATEST, timeout)
+
+
+def lost(client: Consumer, place: Place, offset: int | None, timeout: float) -> ConsumeFailed:
+    """The error for a place that the broker no longer has, saying how much may be missing."""
+    topic, number = place
+    try:
+        low = _at(client, [place], _EARLIEST, timeout)[place]
+        high = _at(client, [place], _LATEST, timeout)[place]
+    except KafkaException:
+        missing = "how much is missing is not known: the broker did not say"
+    else:
+        if offset is not None and 0 <= offset < low:
+            missing = f"{low - offset} messages may be missing (offsets {offset} to {low - 1})"
+        else:
+            missing = (
+                f"the partition now ends at offset {high}, so it was made anew or cut off: what had not been "
+                f"read is missing, and up to {high - low} messages of the new one were not read"
+            )
+    text = f"Kafka no longer has the place {topic}-{number}-{offset}: {missing}"
+    return ConsumeFailed(text, code="lost_place", backend="kafka")
+
+
+def vanished(place: Place) -> ConsumeFailed:
+    """The error for a group's place that was on the broker and is not."""
+    topic, number = place
+    text = (
+        f"Kafka no longer has the group's place in {topic}-{number}: the topic was deleted and made anew, or the "
+        f"group's offsets were; what had not been read is missing"
+    )
+    return ConsumeFailed(text, code="lost_place", backend="kafka")
+
+
+def _names(start: Position, topic: str, number: int) -> bool:
+    return start.topic in (None, topic) and start.partition == number
+
+
+def _at(client: Consumer, places: Iterable[Place], time: int, timeout: float) -> dict[Place, int]:
+    asked = [TopicPartition(topic, number, time) for topic, number in places]
+    return _offsets(client.offsets_for_times(asked, timeout=timeout)) if asked else {}
+
+
+def _offsets(answered: Iterable[TopicPartition]) -> dict[Place, int]:
+    for partition in answered:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return {(partition.topic, partition.partition): partition.offset for partition in answered}

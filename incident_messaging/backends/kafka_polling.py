@@ -1,0 +1,389 @@
+"""A consumer's thread: it alone touches the client, and polls whatever happens.
+
+librdkafka serves everything in polls: messages, rebalances, the outcome of commits, errors. All of
+its consumer's methods exclude one another, so a call from a second thread waits for the poll of the
+first (docs/design); other threads therefore only mark what they want, under `_changed`.
+
+Credit: at most ``prefetch`` messages are delivered and unsettled. What polls bring beyond it waits in
+a short overflow, and when that is full too the partitions are paused. Pausing late is on purpose: it
+throws away what librdkafka has fetched already, and fetching again takes it half a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from incident_messaging import topics as names
+from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.backends import kafka_places as places
+from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
+from incident_messaging.backends.kafka_link import DebugLog, log
+from incident_messaging.backends.kafka_offsets import Ledger, Place, Token
+from incident_messaging.backends.kafka_records import received
+from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.errors import BackendUnavailable, MessagingError, Timeout
+from incident_messaging.record import Received
+
+_T = TypeVar("_T")
+
+#: The longest poll, and the poll while somebody waits for what only a poll can bring.
+_SLICE = 0.1
+_QUICK = 0.005
+#: The longest wait for one answer of the broker outside polls.
+ANSWER = 1.0
+#: How long to leave the broker alone after it did not answer.
+_BACK_OFF = 2.0
+#: Messages that one turn takes at most, and that wait beyond the credit before partitions are paused.
+_TURN = 1000
+_OVERFLOW = 32
+#: What an assignment that was lost for good looks like.
+_LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION})
+
+
+class Stopped(Exception):
+    """The consumer is being closed while its thread waits for the broker."""
+
+
+class PollingConsumer(MessageConsumer):
+    """What group members and broadcasts have in common.
+
+    Guarantees: as `MessageConsumer`; never more than ``prefetch`` messages are out, to the message;
+    nothing is delivered twice within one assignment.
+    """
+
+    def __init__(
+        self,
+        config: MessagingConfig,
+        topics: Topics,
+        first_connection: Callable[[Deadline], None],
+        spec: ConsumerSpec,
+        sink: Sink,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._first_connection = first_connection
+        self._spec = spec
+        self._sink = sink
+        self._changed = threading.Condition()  # guards the ledger and what `open`, `ack` and `close` see
+        self._ledger = Ledger()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._stop_by = Deadline(None)
+        self._ready = False
+        self._error: MessagingError | None = None
+        self._waiting_for = "the broker"
+        self._confirming = 0  # calls of `ack` that wait for a commit
+        # Only the thread touches what follows.
+        self._client: Consumer | None = None
+        self._overflow: deque[Received] = deque()
+        self._overflow_size = 0
+        self._paused = False
+        self._broken: MessagingError | None = None  # found in a callback, which cannot raise
+        self._reassigned: set[Place] = set()
+        self._next_look = 0.0
+
+    # What the contract asks for.
+
+    def open(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.open`."""
+        self._first_connection(deadline)
+        with self._changed:
+            if self._thread is None and not self._stopping.is_set():
+                name = f"incident-messaging-kafka-{self._spec.name}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+            while not self._ready and self._error is None and not self._stopping.is_set() and not deadline.over:
+                self._changed.wait(deadline.wait(0.1))
+            if self._ready:
+                return
+            failed = self._error or self._not_ready()
+        self.stop(deadline)
+        raise failed
+
+    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
+        """See `MessageConsumer.ack`."""
+        with self._changed:
+            starving = self._room() == 0
+            for message in batch:
+                self._ledger.settle(message.token)
+            if starving:
+                self._changed.notify_all()
+
+    def extend(self, batch: Sequence[Received]) -> None:
+        """See `MessageConsumer.extend`; there is nothing to tell, since polling never stops."""
+
+    def stop(self, deadline: Deadline) -> None:
+        """Begin to close; `close` waits for the end."""
+        with self._changed:
+            if not self._stopping.is_set():
+                self._stop_by = deadline
+                self._stopping.set()
+            self._changed.notify_all()
+            if self._thread is None:
+                self._finished.set()
+
+    def close(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.close`."""
+        self.stop(deadline)
+        left = deadline.left()
+        if not self._finished.wait(None if left is None else left + 0.3):
+            log.warning("thread incident-messaging-kafka-%s did not end in time and is left to finish", self._spec.name)
+        elif self._thread is not None:
+            self._thread.join(0.2)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is left."""
+        return self._finished.is_set()
+
+    # What a kind of consumer adds. All of it is called on the thread.
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """librdkafka's properties and callbacks."""
+
+    @abstractmethod
+    def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
+        """Take up the topics (names and numbers of partitions) that are there at the beginning."""
+
+    @abstractmethod
+    def _follow(self, client: Consumer, topics: dict[str, int]) -> None:
+        """The topics are these now."""
+
+    @abstractmethod
+    def _look_due(self) -> float | None:
+        """Seconds until the next look for topics; ``None`` for never."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Whether the place exists on the broker."""
+
+    @abstractmethod
+    def _work(self, client: Consumer) -> bool:
+        """What is to be done between two polls; true if the next one should be quick."""
+
+    @abstractmethod
+    def _before_close(self, client: Consumer) -> None:
+        """Hand over what was acknowledged."""
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            client = self._client = self._make_client()
+            self._prepare(client)
+            while not self._stopping.is_set():
+                self._turn(client)
+        except Stopped:
+            pass
+        except MessagingError as exc:
+            self._fail(exc)
+        except KafkaException as exc:
+            self._fail(errors.consume(errors.of(exc), self._spec.name))
+        except Exception as exc:
+            log.exception("thread of %s died", self._spec.name)
+            self._fail(errors.caused(BackendUnavailable(f"the Kafka consumer died: {exc}", backend="kafka"), exc))
+        finally:
+            self._leave()
+
+    def _make_client(self) -> Consumer:
+        try:
+            return Consumer(self._settings() | {"error_cb": self._trouble}, logger=DebugLog())
+        except (KafkaException, ValueError, TypeError) as exc:
+            raise errors.not_created(self._config.kafka.bootstrap_servers, exc) from exc
+
+    def _prepare(self, client: Consumer) -> None:
+        wanted = [self._spec.dead_letter_topic, None if names.is_pattern(self._spec.topic) else self._spec.topic]
+        for topic in filter(None, wanted):
+            what = f"topic {topic} to be looked for and made"
+            exists = self.persist(what, partial(self._topics.ensure, topic, client.list_topics, ANSWER))
+            if not exists and topic == self._spec.dead_letter_topic:
+                raise errors.no_dead_letters(topic)
+        self._begin(client, self.persist("the list of topics", lambda: self._list(client)))
+        self._next_look = now() + (self._look_due() or 0.0)
+
+    def _turn(self, client: Consumer) -> None:
+        """One round: look, work, poll, deliver."""
+        self._look_for_topics(client)
+        quick = self._work(client)
+        with self._changed:
+            if self._room() == 0 and not quick:
+                self._changed.wait_for(lambda: self._room() or self._confirming or self._stopping.is_set(), _SLICE)
+            room = self._room()
+        timeout = 0.0 if self._overflow or not room else _SLICE
+        self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
+        if self._broken is not None:
+            raise self._broken
+        batch = self._take()
+        if batch and not self._stopping.is_set():
+            self._sink.deliver(batch)
+        self._pause_or_resume(client)
+        if not self._ready and self._is_ready():
+            with self._changed:
+                self._ready = True
+                self._changed.notify_all()
+
+    def _room(self) -> int:
+        """How many messages may be delivered now, going by their number."""
+        ledger, spec = self._ledger, self._spec
+        if ledger.count and ledger.size >= spec.prefetch_bytes:
+            return 0
+        return max(0, spec.prefetch - ledger.count)
+
+    def _fetch(self, client: Consumer, timeout: float, most: int) -> None:
+        """Poll, which also serves the callbacks, and put what came into the overflow."""
+        first = client.poll(timeout)
+        if first is None:
+            return
+        self._reassigned.clear()
+        messages = [first]
+        if most > 1:
+            messages += client.consume(min(most, _TURN) - 1, 0)
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._met_error(client, message, error)
+            elif (place := _place(message)) not in self._reassigned:
+                self._accept(message, place)
+        for place in self._reassigned:
+            # Taken and given again between two messages of one batch: which of them are from before cannot be told.
+            if (partition := self._ledger.get(place)) is not None:
+                client.seek(TopicPartition(*place, partition.position))
+
+    def _accept(self, message: Message[Any, Any], place: Place) -> None:
+        partition = self._ledger.get(place)
+        offset = message.offset()
+        if partition is None or offset is None or offset < partition.position:
+            return
+        record = received(message, None)
+        record.token = Token(partition, offset, record.size)
+        partition.position = offset + 1
+        self._overflow.append(record)
+        self._overflow_size += record.size
+
+    def _take(self) -> list[Received]:
+        """What the credit allows to deliver, noted as delivered."""
+        batch = []
+        with self._changed:
+            ledger = self._ledger
+            while self._overflow and ledger.count < self._spec.prefetch:
+                record = self._overflow[0]
+                if ledger.count and ledger.size + record.size > self._spec.prefetch_bytes:
+                    break
+                self._overflow.popleft()
+                self._overflow_size -= record.size
+                ledger.deliver(record.token)
+                batch.append(record)
+        return batch
+
+    def _drop_gone(self) -> None:
+        """Forget what came from partitions that were taken away."""
+        self._overflow = deque(record for record in self._overflow if not record.token.partition.gone)
+        self._overflow_size = sum(record.size for record in self._overflow)
+        self._sink.forget(lambda record: record.token.partition.gone)
+
+    def _pause_or_resume(self, client: Consumer) -> None:
+        full = len(self._overflow) >= _OVERFLOW or self._overflow_size >= self._spec.prefetch_bytes
+        if full == self._paused or (self._paused and len(self._overflow) > _OVERFLOW // 2):
+            return
+        partitions = [TopicPartition(*partition.place) for partition in self._ledger.partitions()]
+        (client.pause if full else client.resume)(partitions)
+        self._paused = full
+
+    def _look_for_topics(self, client: Consumer) -> None:
+        due = self._look_due()
+        if due is None or now() < self._next_look:
+            return
+        self._next_look = now() + due
+        try:
+            self._follow(client, self._list(client))
+        except KafkaException as exc:
+            self._trouble(errors.of(exc))
+            self._next_look = now() + _BACK_OFF
+
+    def _list(self, client: Consumer) -> dict[str, int]:
+        """The topics that are there and wanted, with their numbers of partitions."""
+        topic = self._spec.topic
+        if not names.is_pattern(topic):
+            found = client.list_topics(topic, timeout=ANSWER).topics
+        else:
+            matches = names.regex(topic).fullmatch
+            every = client.list_topics(timeout=ANSWER).topics
+            found = {name: every[name] for name in every if matches(name) and self._is_wanted(name)}
+        return {name: len(data.partitions) for name, data in found.items() if data.error is None}
+
+    def _is_wanted(self, name: str) -> bool:
+        return name != self._spec.dead_letter_topic and not name.startswith("_")
+
+    def persist(self, what: str, ask: Callable[[], _T]) -> _T:
+        """Ask the broker until it answers; for `open`, say what is waited for.
+
+        Raises:
+            SubscribeFailed: It refuses for good.
+            Stopped: Nobody waits any more.
+        """
+        self._waiting_for = what
+        while not self._stopping.is_set():
+            try:
+                return ask()
+            except KafkaException as exc:
+                if not errors.passes(errors.of(exc)):
+                    raise errors.subscribe(errors.of(exc), what) from exc
+                self._trouble(errors.of(exc))
+            self._stopping.wait(0.05)
+        raise Stopped
+
+    def _met_error(self, client: Consumer, message: Message[Any, Any], error: KafkaError) -> None:
+        """An error among the messages."""
+        if error.code() in _LOST:
+            raise places.lost(client, _place(message), message.offset(), ANSWER)
+        if error.fatal() or (error.code() in errors.DENIED and not self._ready):
+            raise errors.subscribe(error, self._spec.topic)
+        self._trouble(error)
+
+    def _trouble(self, error: KafkaError) -> None:
+        """librdkafka's ``error_cb``, and everything else that passes by itself."""
+        log.debug("consumer %s: %s", self._spec.name, error.str())
+
+    def _fail(self, error: MessagingError) -> None:
+        with self._changed:
+            self._error = error
+            tell = self._ready and not self._stopping.is_set()
+            self._changed.notify_all()
+        if tell:
+            self._sink.ended(error)
+
+    def _not_ready(self) -> MessagingError:
+        if self._stopping.is_set():
+            return BackendUnavailable("the subscription is closed", code="closed", backend="kafka")
+        text = f"Kafka subscription {self._spec.name} was not ready in time: it waited for {self._waiting_for}"
+        return Timeout(text, backend="kafka")
+
+    def _leave(self) -> None:
+        client = self._client
+        try:
+            if client is not None:
+                self._before_close(client)
+                client.close()
+        except Exception:
+            log.exception("closing of %s failed", self._spec.name)
+        finally:
+            self._client = None
+            with self._changed:
+                self._stopping.set()
+                self._finished.set()
+                self._changed.notify_all()
+
+
+def _place(message: Message[Any, Any]) -> Place:
+    return message.topic() or "", message.partition() or 0

@@ -1,0 +1,110 @@
+"""The NATS backend: JetStream by default, core NATS on demand, on an event loop of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from incident_messaging.backends.base import (
+    ConsumerSpec,
+    Done,
+    MessageConsumer,
+    MessageProducer,
+    Sink,
+    Status,
+)
+from incident_messaging.backends.nats_connection import Connection
+from incident_messaging.backends.nats_consume import JetStreamConsumer, Settling, Tools
+from incident_messaging.backends.nats_core import CoreConsumer, CorePublisher
+from incident_messaging.backends.nats_publish import Pending, Publisher, closed
+from incident_messaging.backends.nats_streams import Api, Streams
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import BackendUnavailable, MessagingError
+from incident_messaging.eventloop import EventLoop, Mailbox
+from incident_messaging.record import Record
+
+_log = logging.getLogger("incident_messaging.nats")
+
+#: Seconds of a close that belong to taking leave of the server and of the loop.
+_FAREWELL_SECS = 0.5
+
+
+class NatsBroker(MessageProducer):
+    """See `MessageProducer`. One daemon thread, started by the first use, owns the loop and all on it."""
+
+    name = "nats"
+
+    def __init__(self, config: MessagingConfig) -> None:
+        self._config = config
+        self._core = config.nats.delivery == "core"
+        self._loop = EventLoop("incident-messaging-loop")
+        self._connection = Connection(config)
+        api = Api(self._connection)
+        streams = Streams(api, self._connection, config)
+        publisher = CorePublisher if self._core else Publisher
+        self._publisher = publisher(self._connection, streams, config.nats.request_timeout_ms / 1000)
+        self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, _refuse)
+        settling: Mailbox[Settling] = self._loop.mailbox(_settle, _ignore)
+        self._tools = Tools(config, self._loop, self._connection, api, streams, settling)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def connect(self, deadline: Deadline) -> None:
+        grace = Deadline(None if deadline.at is None else deadline.at + 0.1)
+        self._loop.run(lambda: self._connection.until_up(deadline), grace, "connecting to NATS")
+
+    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
+        if self._closed:
+            done(None, False, BackendUnavailable("NATS backend is closed", code="closed", backend="nats"))
+            return
+        self._sends.put(Pending(record, deadline, done))
+
+    def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
+        return (CoreConsumer if self._core else JetStreamConsumer)(self._tools, spec, sink)
+
+    def status(self) -> Status:
+        return Status(state=self._connection.state, error=self._connection.error)
+
+    def close(self, deadline: Deadline) -> int:
+        with self._lock:
+            first, self._closed = not self._closed, True
+        left = 0
+        if first and self._loop.started:
+            left = self._farewell(deadline)
+        self._loop.stop(Deadline.after(deadline.wait(_FAREWELL_SECS) + 0.3))
+        self._connection.state = "closed"
+        return left
+
+    def _farewell(self, deadline: Deadline) -> int:
+        for_records = Deadline.after(max(0.0, (deadline.left() or 0.0) - _FAREWELL_SECS))
+        try:
+            self._loop.run(self._publisher.drained, for_records, "sending what was handed over")
+        except MessagingError:
+            pass  # counted below
+        try:
+            return self._loop.run(lambda: self._end(deadline), Deadline.after(_FAREWELL_SECS), "closing NATS")
+        except MessagingError as exc:
+            _log.warning("%s", exc)
+            return len(self._publisher)
+
+    async def _end(self, deadline: Deadline) -> int:
+        left = self._publisher.fail_all(closed)
+        if left:
+            _log.warning("NATS closed with %d records unacknowledged", left)
+        await self._connection.close(deadline)
+        return left
+
+
+def _settle(items: list[Settling]) -> None:
+    for settle, batch in items:
+        settle(batch)
+
+
+def _refuse(items: list[Pending]) -> None:
+    for pending in items:
+        pending.done(None, False, closed(pending))
+
+
+def _ignore(items: list[Settling]) -> None:
+    """Acknowledgements after the end: the messages come again to somebody."""

@@ -1,0 +1,168 @@
+"""Core NATS, at most once: nothing is kept by the server, and what is under way may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
+from incident_messaging.backends.nats_consume import Credit, Tools
+from incident_messaging.backends.nats_publish import Pending, Publisher
+from incident_messaging.backends.nats_wire import received
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
+from incident_messaging.record import Received
+
+_log = logging.getLogger("incident_messaging.nats")
+
+#: How many times its prefetch a slow subscription may fall behind before it misses messages.
+_BACKLOG = 8
+
+
+class CorePublisher(Publisher):
+    """A record is done when the server has read it; what a broken connection swallowed is not sent again."""
+
+    def up(self) -> None:
+        """Send what was never sent."""
+        self._send([number for number, pending in self._pending.items() if not pending.sent])
+
+    def down(self) -> None:
+        """Whether the server has read what was sent is not known."""
+        for number, pending in list(self._pending.items()):
+            if pending.sent:
+                text = f"{pending.record.topic}: the connection was lost before NATS had confirmed"
+                self._end(number, error=Timeout(text, maybe_delivered=True, backend="nats"))
+
+    def _send(self, numbers: Iterable[int]) -> None:
+        numbers = list(numbers)
+        super()._send(numbers)
+        if numbers:
+            self._connection.confirm(partial(self._read, numbers))
+
+    def _reply_to(self, number: int) -> str:  # noqa: ARG002 - nobody acknowledges
+        return ""
+
+    def _read(self, numbers: Sequence[int], read: bool) -> None:
+        if read:
+            for number in numbers:
+                self._end(number)
+
+
+class CoreConsumer(MessageConsumer):
+    """See `MessageConsumer`; acknowledging only makes room for the next. Everything else is on the loop."""
+
+    def __init__(self, tools: Tools, spec: ConsumerSpec, sink: Sink) -> None:
+        self._tools = tools
+        self._spec = spec
+        self._sink = sink
+        self._credit = Credit(spec.prefetch, spec.prefetch_bytes)
+        self._backlog: deque[Received] = deque()
+        self._unsettled: set[Received] = set()
+        self._handing_over = False
+        self._missed = 0
+        self._sid: int | None = None
+        self._over = False
+
+    def open(self, deadline: Deadline) -> None:
+        self._tools.loop.run(self._open, deadline, f"subscribing to {self._spec.topic}")
+
+    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:  # noqa: ARG002
+        self._tools.settling.put((self._settle, batch))
+
+    def extend(self, batch: Sequence[Received]) -> None:
+        """Nothing: nobody waits."""
+
+    def close(self, deadline: Deadline) -> None:
+        self._over = True
+        if not self._tools.loop.started:
+            return
+        try:
+            self._tools.loop.run(self._close, deadline, f"leaving {self._spec.topic}")
+        except MessagingError as exc:
+            _log.warning("%s: %s", self._spec.topic, exc)
+
+    async def _open(self) -> None:
+        connection = self._tools.connection
+        connection.attach(self)
+        self._sid = connection.listen(self._spec.topic, self._message, self._spec.name if self._spec.group else "")
+        try:
+            while not self._over:
+                await connection.until_up()
+                if await connection.barrier():
+                    return
+        except BaseException:
+            await self._close()
+            raise
+        raise SubscribeFailed(
+            f"NATS denies subscribing to {self._spec.topic}: the user has no permission for it",
+            code="denied",
+            backend="nats",
+        )
+
+    async def _close(self) -> None:
+        self._over = True
+        self._tools.connection.detach(self)
+        if self._sid is not None:
+            self._tools.connection.forget(self._sid)
+
+    def _message(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
+        if len(self._backlog) >= self._spec.prefetch * _BACKLOG:
+            self._miss()
+            return
+        message = received(subject, headers, body, None, time.time())
+        if message.fallback_id == subject:
+            message.fallback_id = os.urandom(16).hex()
+        self._backlog.append(message)
+        if not self._handing_over:
+            self._handing_over = True
+            asyncio.get_running_loop().call_soon(self._hand_over)
+
+    def _miss(self) -> None:
+        if not self._missed:
+            self._tools.connection.error = f"slow consumer on {self._spec.topic}: messages are dropped"
+            _log.warning("NATS %s", self._tools.connection.error)
+        self._missed += 1
+
+    def _hand_over(self) -> None:
+        self._handing_over = False
+        batch = []
+        while self._backlog and self._credit.has_room(self._backlog[0].size) and not self._over:
+            message = self._backlog.popleft()
+            self._credit.take(message.size)
+            self._unsettled.add(message)
+            batch.append(message)
+        if batch:
+            self._sink.deliver(batch)
+        if self._missed and not self._backlog:
+            _log.warning("NATS slow consumer on %s: %d messages were dropped", self._spec.topic, self._missed)
+            self._missed = 0
+
+    def _settle(self, batch: Sequence[Received]) -> None:
+        for message in batch:
+            if message in self._unsettled:
+                self._unsettled.discard(message)
+                self._credit.give_back(message.size)
+        self._hand_over()
+
+    def up(self) -> None:
+        """Nothing: the connection has subscribed again."""
+
+    def down(self) -> None:
+        """Nothing: what is missed now is lost."""
+
+    def denied(self, action: str, subject: str) -> None:
+        """A subscription that is not allowed is over."""
+        if action != "subscription" or subject != self._spec.topic.lower() or self._over:
+            return
+        self._over = True
+
+    def gave_up(self, error: MessagingError) -> None:
+        """The subscription is over with the connection."""
+        if not self._over:
+            self._over = True
+            self._sink.ended(error)

@@ -1,0 +1,68 @@
+"""What the command ``incident-messaging`` can do; loaded by `incident_messaging.cli`."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from incident_messaging.brokers import BrokerError
+from incident_messaging.config import MessagingBackend
+from incident_messaging.demo.replay import SAMPLE, ReplayError, made_up_events, read_log
+from incident_messaging.demo.run import BROKERS, run
+from incident_messaging.demo.view import View
+from incident_messaging.errors import MessagingError
+from incident_messaging.events import IncidentEvent
+
+__all__ = ["commands"]
+
+#: What a shell reports of a command that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(
+    package_name="incident-messaging", prog_name="incident-messaging", message="%(prog)s %(version)s"
+)
+def commands() -> None:
+    """Incident events over Apache Kafka and NATS."""
+
+
+@commands.command()
+@click.option("--backend", type=click.Choice([name.value for name in BROKERS]), default="both", show_default=True,
+              help="The broker to use; it is started for the demo.")  # fmt: skip
+@click.option("--file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path), metavar="CSV",
+              help="The log to replay; by default the sample of a checkout, else events are made up.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Publish only the first N events.")
+def demo(backend: str, file: Path | None, limit: int | None) -> None:
+    """Replay a service desk's log through real brokers, and check what arrived.
+
+    Starts a NATS server and a Kafka broker on free ports of this machine (extra "brokers"), publishes
+    the log as incident events, consumes them with three subscriptions on each broker, and compares.
+
+    Exit code: 0 if all that was published was consumed, once and in order; 1 if not, or something
+    failed; 130 after Ctrl-C.
+    """
+    view = View(Console(highlight=False))
+    try:
+        events = list(islice(_events(file, view), limit))
+        differences = run(events, MessagingBackend(backend), view)
+    except (BrokerError, MessagingError, ReplayError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("interrupted: the brokers are stopped, their data is deleted", err=True)
+        sys.exit(_INTERRUPTED)
+    sys.exit(1 if differences else 0)
+
+
+def _events(file: Path | None, view: View) -> list[IncidentEvent]:
+    """The events to publish, from where the user wants them."""
+    if file is None and not SAMPLE.is_file():
+        view.say("no --file, and no sample outside a checkout: the events are made up, the same at every run")
+        return made_up_events()
+    view.say(f"reading {file or SAMPLE.name}")
+    return read_log(file or SAMPLE)

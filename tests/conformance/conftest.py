@@ -1,0 +1,53 @@
+"""The bench on which every backend runs the same cases."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from bench import Bench
+from features import BACKENDS, Features
+
+_not_asked: dict[str, set[str]] = {}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each case for each backend that has what the case needs; what it is not asked is told at the end."""
+    if "features" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("needs")
+    needed = marker.args if marker else ()
+    for features in BACKENDS:
+        for reason in features.lacks(*needed):
+            _not_asked.setdefault(f"{features.name}: {reason}", set()).add(metafunc.definition.name)
+    able = [features for features in BACKENDS if not features.lacks(*needed)]
+    metafunc.parametrize("features", able, ids=lambda features: features.name, indirect=True, scope="session")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which cases do not concern which backend, and why."""
+    if _not_asked:
+        terminalreporter.section("conformance: what a backend is not asked")
+    for reason, cases in sorted(_not_asked.items()):
+        terminalreporter.line(f"{reason} ({len(cases)} cases)")
+
+
+@pytest.fixture(scope="session")
+def features(request: pytest.FixtureRequest) -> Features:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def settings(features: Features, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The configuration of the backend; its broker runs for the whole session."""
+    return dict(features.settings(request.getfixturevalue))
+
+
+@pytest.fixture
+def bench(features: Features, settings: dict[str, Any], nothing_left_behind: None) -> Iterator[Bench]:
+    """Services of one backend, which share a prefix that nobody else has."""
+    with Bench(features, {**settings, "topic_prefix": f"t-{uuid.uuid4().hex[:10]}"}) as bench:
+        yield bench
