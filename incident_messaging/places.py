@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from incident_messaging.callbacks import CallbackThread
+from incident_messaging.deadline import now
 from incident_messaging.subscription import Subscription
 
 #: Seconds that a place is kept open after a call.
@@ -19,29 +20,38 @@ class OpenPlaces:
     def __init__(self, timer: CallbackThread) -> None:
         self._timer = timer
         self._lock = threading.Lock()
-        self._idle: dict[Hashable, Subscription[Any]] = {}
+        self._idle: dict[Hashable, list[Subscription[Any]]] = {}
+        self._until: dict[Subscription[Any], float] = {}
 
     def take(self, asked: Hashable, subscribe: Callable[[], Subscription[Any]]) -> Subscription[Any]:
-        """The idle place, or a new one."""
+        """An idle place whose last delivery is settled, or a new one."""
         with self._lock:
-            place = self._idle.pop(asked, None)
-        if place is None or place.closed or place.error is not None:
+            places = self._idle.get(asked, [])
+            free = next((place for place in places if not place.in_hand), None)
+            if free is not None:
+                places.remove(free)
+        if free is None:
             return subscribe()
-        return place
+        if free.closed or free.error is not None:
+            free.close()
+            return subscribe()
+        return free
 
     def keep(self, asked: Hashable, place: Subscription[Any]) -> None:
-        """Keep the place idle; where one is kept already, this one is closed."""
+        """Keep the place idle for `KEEP` seconds; then it leaves, and gives back what it holds."""
         with self._lock:
-            kept = self._idle.setdefault(asked, place) is place
-        if kept:
-            self._timer.submit(lambda: self._expire(asked, place), KEEP)
-        else:
-            place.close()
+            self._idle.setdefault(asked, []).append(place)
+            self._until[place] = now() + KEEP
+        self._timer.submit(lambda: self._expire(asked, place), KEEP)
 
     def _expire(self, asked: Hashable, place: Subscription[Any]) -> None:
         with self._lock:
-            idle = self._idle.get(asked) is place
-            if idle:
-                del self._idle[asked]
-        if idle:
+            idle = self._idle.get(asked, [])
+            expired = place in idle and now() >= self._until[place]  # not used again since
+            if expired:
+                idle.remove(place)
+                del self._until[place]
+            if not idle:
+                self._idle.pop(asked, None)
+        if expired:
             place.close()

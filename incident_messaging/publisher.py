@@ -89,6 +89,9 @@ class Publisher:
             envelope, publication = self._hand_over(message, None, deadline, deadline, partial(batch.finished, index))
         except MessagingError as error:
             batch.fail(index, error)
+        except BaseException:
+            batch.drop(index)
+            raise
         else:
             if publication is None:
                 batch.nothing(index, _nothing(envelope, message.topic))

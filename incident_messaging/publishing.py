@@ -174,7 +174,15 @@ class Publication:
             BackendUnavailable: A window stayed full (with ``any``: both did); nothing was handed over.
         """
         size = record.size
-        admitted = [outlet for outlet in self._outlets if outlet.window.acquire(size, block)]
+        admitted: list[Outlet] = []
+        try:
+            for outlet in self._outlets:
+                if outlet.window.acquire(size, block):
+                    admitted.append(outlet)
+        except BaseException:  # Ctrl-C while waiting
+            for outlet in admitted:
+                outlet.window.release(size)
+            raise
         full = [outlet for outlet in self._outlets if outlet not in admitted]
         if full and not (self._any and admitted):
             for outlet in admitted:
@@ -312,6 +320,11 @@ class Batch:
         """A message failed, before or after it was handed over."""
         with self._changed:
             self._failures[index] = error
+            self._end()
+
+    def drop(self, index: int) -> None:
+        """A message was read and never handed over: something else went wrong, or Ctrl-C."""
+        with self._changed:
             self._end()
 
     def nothing(self, index: int, receipt: PublishReceipt) -> None:

@@ -203,8 +203,10 @@ class MessagingService:
                 self._publisher.add(batch, Message(name, message, key=own, headers=headers), Deadline.after(limit))
                 if batch.failed:
                     break
-        finally:
+        except Exception:  # of the caller's iterable or callables; Ctrl-C does not wait
             batch.wait()
+            raise
+        batch.wait()
         return batch.result()
 
     def flush(self, timeout: float | None = None) -> None:
@@ -404,12 +406,13 @@ class MessagingService:
                 topic, message_type, group=group, auto_ack=False, start=start, backend=backend, prefetch=1
             ),
         )
-        delivery = place.next(timeout)
-        if delivery is not None and auto_ack:
-            delivery.ack()
-        if delivery is None or auto_ack:
+        try:
+            delivery = place.next(timeout)
+            if delivery is not None and auto_ack:
+                delivery.ack()
+            return delivery
+        finally:
             self._places.keep(asked, place)
-        return delivery
 
     def handler(self, topic: str, message_type: Any = dict, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Declare a function as the handler of a topic; `start_handlers` subscribes it.

@@ -90,6 +90,12 @@ class Subscription(Generic[T]):
         return self._error
 
     @property
+    def in_hand(self) -> bool:
+        """Whether a delivery was handed out and is not settled."""
+        with self._changed:
+            return bool(self._schedule.handed())
+
+    @property
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closed.is_set()
@@ -107,8 +113,6 @@ class Subscription(Generic[T]):
         """
         deadline = Deadline.after(timeout)
         batch = self._next(1, deadline)
-        if not batch and self._closing and not self._draining:
-            raise self._gone()
         return batch[0] if batch else None
 
     def next_batch(self, max_size: int, timeout: float | None = None) -> list[Delivery[T]]:
@@ -135,7 +139,12 @@ class Subscription(Generic[T]):
         handed = 0
         try:
             while limit is None or handed < limit:
-                batch = self._next(1, Deadline.after(timeout))
+                try:
+                    batch = self._next(1, Deadline.after(timeout))
+                except BackendUnavailable:
+                    if self._closed.is_set() or self._closing:
+                        break
+                    raise
                 if not batch:
                     break
                 handed += 1
@@ -355,7 +364,10 @@ class Subscription(Generic[T]):
             raise ConfigurationError(f"subscription {self.name} has a callback: it cannot be iterated too")
         hand = self._hand()
         self._move_on(hand)
-        return [delivery for _, delivery in self._take(hand, most, deadline)]
+        taken = self._take(hand, most, deadline)
+        if not taken and self._closing and not self._draining:
+            raise self._gone()
+        return [delivery for _, delivery in taken]
 
     def _take(self, hand: Hand, most: int, deadline: Deadline) -> list[tuple[Entry, Delivery[T]]]:
         while True:

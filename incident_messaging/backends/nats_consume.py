@@ -345,11 +345,10 @@ class JetStreamConsumer(MessageConsumer):
             if await self._connection.barrier():
                 break
         for puller in pullers:
-            puller.give_back()
-        await self._connection.barrier()
-        for puller in pullers:
             with suppress(ApiError, MessagingError):
                 await puller.place.leave()
+            puller.give_back()
+        await self._connection.barrier()
 
     def _dispose(self) -> None:
         self._over = True

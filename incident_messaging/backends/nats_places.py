@@ -61,7 +61,7 @@ class Place(ABC):
 
     @abstractmethod
     async def leave(self) -> None:
-        """Tell the server what it should know when the subscription ends."""
+        """Tell the server that nobody pulls any more, before anything is given back."""
 
     async def _create(self, **config: Any) -> dict[str, Any]:
         topic = self._spec.topic
@@ -103,6 +103,8 @@ class DurablePlace(Place):
         return True
 
     async def leave(self) -> None:
+        # Asked for its state, the server drops the requests of an inbox that is gone. Else it takes the
+        # first message given back for one of them, finds nobody there, and puts it behind the others.
         info = await self._info()
         if info is not None and self._reached > max(self._marked, info["delivered"]["stream_seq"]):
             await self._mark(info["config"])

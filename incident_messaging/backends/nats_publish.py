@@ -29,6 +29,8 @@ _log = logging.getLogger("incident_messaging.nats")
 #: Bytes below the server's limit kept free, so that a message also fits with what is added when it
 #: becomes a dead letter or is redriven.
 _RESERVE = 16 * 1024
+#: The server's own limit for the header block of a stored message.
+_MOST_HEADERS = 65_535
 _ADDED = ("x-dlq-", "x-redrive-")
 
 
@@ -146,10 +148,9 @@ class Publisher:
 
     def _command(self, number: int, record: Record) -> bytes | None:
         headers = encode_headers(record)
-        size = len(headers) + len(record.body)
-        limit = self._connection.max_payload
-        if size > limit - _RESERVE and size > _limit_of(record, limit):
-            self._end(number, error=_too_large(size, _limit_of(record, limit)))
+        error = _too_large(record, len(headers), self._connection.max_payload)
+        if error is not None:
+            self._end(number, error=error)
             return None
         return publish_command(record.topic, self._reply_to(number), headers, record.body)
 
@@ -257,19 +258,22 @@ class Publisher:
         )
 
 
-def _limit_of(record: Record, limit: int) -> int:
-    if any(name.startswith(_ADDED) for name in record.headers):
-        return limit
-    return limit - min(_RESERVE, limit // 8)
-
-
-def _too_large(size: int, limit: int) -> PublishFailed:
-    return PublishFailed(
+def _too_large(record: Record, headers: int, max_payload: int) -> PublishFailed | None:
+    if headers > _MOST_HEADERS:
+        words = f"headers of {headers:,} bytes exceed the {_MOST_HEADERS:,} that JetStream takes"
+        return PublishFailed(words, code="too_large", backend="nats")
+    size, limit = headers + len(record.body), max_payload
+    if size <= limit - _RESERVE:
+        return None
+    if not any(name.startswith(_ADDED) for name in record.headers):
+        limit -= min(_RESERVE, limit // 8)
+    if size <= limit:
+        return None
+    words = (
         f"message of {size:,} bytes with its headers exceeds the {limit:,} that the NATS server takes "
-        "(its max_payload less what dead letters need)",
-        code="too_large",
-        backend="nats",
+        "(its max_payload less what dead letters need)"
     )
+    return PublishFailed(words, code="too_large", backend="nats")
 
 
 def _refused(record: Record, error: dict[str, object]) -> PublishFailed:

@@ -6,10 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
 
 from incident_messaging import (
-    Delivery,
     IncidentEvent,
     IncidentResolved,
     KafkaConfig,
@@ -17,15 +15,12 @@ from incident_messaging import (
     MessagingConfig,
     MessagingService,
     NatsConfig,
-    Subscription,
 )
 from incident_messaging.brokers import KafkaBroker, NatsServer
-from incident_messaging.demo.check import differences, in_order
 from incident_messaging.demo.view import View
+from incident_messaging.demo.witness import Witness
 
-__all__ = ["BROKERS", "Witness", "run"]
-
-E = TypeVar("E", bound=IncidentEvent)
+__all__ = ["BROKERS", "run"]
 
 BROKERS = {
     MessagingBackend.NATS: (MessagingBackend.NATS,),
@@ -36,49 +31,6 @@ BROKERS = {
 
 #: Seconds without a message after which nothing more is expected: while some are missing, and when all came.
 PATIENCE, QUIET = 10.0, 0.5
-
-
-class Witness:
-    """One consumer, and the events that it saw in their order.
-
-    Attributes:
-        backend: The broker that it reads from.
-        name: The way in which it consumes; also its group.
-        expected: What it should see.
-        seen: What it has seen.
-    """
-
-    def __init__(
-        self,
-        backend: MessagingBackend,
-        name: str,
-        expected: Sequence[IncidentEvent],
-        arrived: threading.Condition,
-    ) -> None:
-        self.backend = backend
-        self.name = name
-        self.expected = expected
-        self.seen: list[IncidentEvent] = []
-        self._arrived = arrived
-
-    def note(self, delivery: Delivery[E]) -> None:
-        """Handle a delivery; four workers call it side by side, yet never two for one incident."""
-        with self._arrived:
-            self.seen.append(delivery.payload)
-            self._arrived.notify_all()
-
-    def read(self, subscription: Subscription[E]) -> None:
-        """Iterate until the subscription is closed; asking for the next delivery acknowledges the last."""
-        for delivery in subscription:
-            self.note(delivery)
-
-    def differences(self) -> list[str]:
-        """How what was seen differs from what was expected, in words."""
-        lane, _ = in_order(self.backend)
-        return [
-            f"{self.backend.value}, {self.name}: {words}"
-            for words in differences(self.expected, self.seen, lane)
-        ]
 
 
 def run(events: Sequence[IncidentEvent], backend: MessagingBackend, view: View) -> list[str]:

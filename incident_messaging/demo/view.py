@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,32 +13,13 @@ from rich.table import Table
 
 from incident_messaging.config import MessagingBackend
 from incident_messaging.demo.check import in_order
+from incident_messaging.demo.witness import Witness
 from incident_messaging.events import VARIANTS, IncidentEvent
 
-__all__ = ["View", "Witnessed"]
+__all__ = ["View"]
 
 #: How many differences are named before the rest is only counted.
 _NAMED = 20
-
-
-class Witnessed(Protocol):
-    """What is shown of a consumer."""
-
-    @property
-    def backend(self) -> MessagingBackend:
-        """The broker that it reads from."""
-
-    @property
-    def name(self) -> str:
-        """The way in which it consumes."""
-
-    @property
-    def expected(self) -> Sequence[IncidentEvent]:
-        """What it should see."""
-
-    @property
-    def seen(self) -> Sequence[IncidentEvent]:
-        """What it has seen."""
 
 
 class View:
@@ -61,7 +41,7 @@ class View:
         self._console.print(text, style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
-    def live(self, witnesses: Sequence[Witnessed], total: int) -> Iterator[None]:
+    def live(self, witnesses: Sequence[Witness], total: int) -> Iterator[None]:
         """Keep bars and table up to date; where there is no terminal, print the table at the end."""
         if not self._console.is_terminal:
             yield
@@ -107,7 +87,7 @@ class View:
     def _line(self, text: str, style: str) -> None:
         self._console.print(text, style=style, markup=False, soft_wrap=True)
 
-    def _table(self, witnesses: Sequence[Witnessed]) -> Table:
+    def _table(self, witnesses: Sequence[Witness]) -> Table:
         table = Table("event", title="incident events by type", title_justify="left")
         table.add_column("published", justify="right")
         for witness in witnesses:
