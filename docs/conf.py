@@ -30,7 +30,6 @@ default_role = "py:obj"
 add_module_names = False
 maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -38,28 +37,45 @@ napoleon_use_ivar = True
 
 # Names outside the package are not looked up: the build needs no network. Type variables have no page.
 nitpick_ignore_regex = [
+    (r"py:class", r"incident_messaging\.consuming\.\w+Options"),
+    (r"py:obj", r"open|jump"),
     (r"py:.*", r"(?!incident_messaging\b)\w+(\.\w+)+"),
     (r"py:.*", r"([TUFM]|.*\.[TUFM])"),
 ]
 
 
+#: Made by the SDK, or too many fields to be read as a signature; `configuration` has those.
+_WITHOUT_SIGNATURE = {"Subscription", "Delivery", "MessagingConfig", "NatsConfig", "KafkaConfig", "RetryPolicy"}
+
+
 def _public(target: str) -> str | None:
-    """``incident_messaging.config.NatsConfig`` as the page of the public names knows it."""
-    _, *parts = target.split(".")
-    place = next((i for i, part in enumerate(parts) if part in incident_messaging.__all__), None)
+    """``NatsConfig`` or ``incident_messaging.config.nats.NatsConfig`` as the page of the public names knows it."""
+    parts = target.split(".")
+    place = next((number for number, part in enumerate(parts) if part in incident_messaging.__all__), None)
     return None if place is None else ".".join(["incident_messaging", *parts[place:]])
 
 
 def _resolve(_app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Element | None:
-    """Find a public name that an annotation calls by the module in which it is written."""
-    target = node.get("reftarget", "")
-    public = _public(target) if target.startswith("incident_messaging.") else None
-    if public is None or public == target:
+    """Find a public name that is called by the module in which it is written, or by itself elsewhere."""
+    public = _public(node.get("reftarget", ""))
+    if public is None or public == node["reftarget"]:
         return None
     domain = env.domains.python_domain
-    return domain.resolve_xref(env, node["refdoc"], env.app.builder, "obj", public, node, content)
+    return domain.resolve_xref(env, node["refdoc"], env._app.builder, "obj", public, node, content)
+
+
+def _signature(_app: Sphinx, _what: str, name: str, *_more: Any) -> tuple[str, str] | None:
+    return ("", "") if name.removeprefix("incident_messaging.") in _WITHOUT_SIGNATURE else None
+
+
+def _property(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Keep napoleon from reading a property's first words as its type where a colon follows them."""
+    if what == "property":
+        lines.insert(0, "")
 
 
 def setup(app: Sphinx) -> None:
     """Connect what this file adds."""
+    app.connect("autodoc-process-docstring", _property, priority=400)
     app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-signature", _signature)

@@ -100,6 +100,7 @@ class MessagingService:
             self._config, self._codec, self._connections, self._meter, self._timer, self._callbacks
         )
         self._subscriptions: set[Subscription[Any]] = set()
+        self._ended: dict[str, MessagingError] = {}
 
     # -- publishing -------------------------------------------------------------------------------
 
@@ -362,7 +363,7 @@ class MessagingService:
         """
         if limit is not None:
             if limit < 1:
-                raise ConfigurationError(f"limit {limit!r} is not allowed: 1 or more")
+                return iter(())
             options["prefetch"] = min(limit, options.get("prefetch") or limit)
         subscription = self.subscribe(topic, message_type, **options)
         return _until(subscription, timeout, limit)
@@ -498,7 +499,8 @@ class MessagingService:
         """The state of brokers, publishes and subscriptions; no I/O."""
         subscriptions = self._open_subscriptions()
         ages = [age for s in subscriptions if (age := s.oldest_age()) is not None]
-        ended = {s.name: str(s.error) for s in subscriptions if s.error is not None}
+        ended = {name: str(error) for name, error in self._ended.items()}
+        ended |= {s.name: str(s.error) for s in subscriptions if s.error is not None}
         backends = {backend.value: self._connections.status(backend) for backend in self._connections.backends}
         used = any(status.state != "new" for status in backends.values())
         return Health(
@@ -512,18 +514,27 @@ class MessagingService:
     def close(self, timeout: float = 10.0) -> list[str]:
         """Stop taking, let callbacks end, settle, flush, close. Final, idempotent, never raises.
 
+        Called by a callback it returns at once, and the rest follows when that ends.
+
         Args:
             timeout: Seconds for all of it.
 
         Returns:
             What could not be finished in time, in words; empty if all was.
         """
+        for subscription in self._open_subscriptions():
+            subscription.stop()
+        if any(subscription.mine for subscription in self._open_subscriptions()):
+            threading.Thread(  # a callback cannot wait for its own end
+                target=self.close, args=(timeout,), name="incident-messaging-close", daemon=True
+            ).start()
+            return []
         deadline = Deadline.after(timeout)
         with self.lock:
-            first, self._closed = not self._closed, True
+            if self._closed:
+                return []
+            self._closed = True
             subscriptions = list(self._subscriptions)
-        if not first:
-            return []
         left = _close_all(subscriptions, deadline)
         left += self._connections.close(deadline)
         for thread in (self._timer, self._callbacks):
@@ -594,6 +605,7 @@ class MessagingService:
         maker = self._connections.broadcasts(backend).reader if shares(spec, wish.start) else outlet.broker.consumer
         with self.lock:
             self._subscriptions.add(subscription)
+            self._ended.pop(subscription.name, None)
         try:
             subscription.open(maker(spec, subscription), deadline)
         except BaseException as error:
@@ -607,6 +619,8 @@ class MessagingService:
     def _forget(self, subscription: Subscription[Any]) -> None:
         with self.lock:
             self._subscriptions.discard(subscription)
+            if subscription.error is not None:
+                self._ended[subscription.name] = subscription.error
 
     def _one(self, backend: MessagingBackend | str | None) -> MessagingBackend:
         """The broker of a subscription."""

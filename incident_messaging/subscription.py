@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from incident_messaging import topics
@@ -58,6 +59,7 @@ class Subscription(Generic[T]):
         self._draining = False
         self._closing = False
         self._closed = threading.Event()
+        self._finishing = threading.Lock()  # held by whoever closes; a Ctrl-C there lets another finish
         self._stalled = False
         self._failures = Failures(plan, self._schedule, self._changed, acknowledge=self._acknowledge, end=self.ended)
         self._workers = Workers(self, plan.concurrency, plan.handler_timeout)
@@ -88,6 +90,11 @@ class Subscription(Generic[T]):
     def error(self) -> MessagingError | None:
         """Why it ended by itself, if it did."""
         return self._error
+
+    @property
+    def mine(self) -> bool:
+        """Whether the calling thread is one of its workers."""
+        return self._workers.mine()
 
     @property
     def in_hand(self) -> bool:
@@ -179,11 +186,16 @@ class Subscription(Generic[T]):
         with self._changed:
             self._draining = True
             self._changed.notify_all()
+        if self._workers.mine():
+            return self._close_elsewhere(partial(self.drain, timeout))
+        with self._changed:
             self._changed.wait_for(lambda: not len(self._schedule) or self._over(), deadline.left())
         return self.close(deadline.left() or 0.0)
 
     def close(self, timeout: float = 10.0) -> list[str]:
         """Hand out nothing more, let running callbacks end, settle, give back the rest. Idempotent.
+
+        Called by one of its own callbacks it returns at once, and the rest follows when that ends.
 
         Returns:
             What could not be finished in time, in words.
@@ -191,12 +203,22 @@ class Subscription(Generic[T]):
         if self._forked:
             return []
         deadline = Deadline.after(timeout)
-        with self._changed:
-            first, self._closing = not self._closing, True
-            self._changed.notify_all()
-        if not first:
-            self._closed.wait(deadline.left() if not self._workers.mine() else 0.0)
-            return []
+        self.stop()
+        if self._workers.mine():
+            return self._close_elsewhere(partial(self.close, timeout))
+        if not self._finishing.acquire(timeout=deadline.left() or 0.0):
+            return [f"{self.name} is being closed by another thread"]
+        try:
+            return [] if self._closed.is_set() else self._finish(deadline)
+        finally:
+            self._finishing.release()
+
+    def _close_elsewhere(self, close: Callable[[], object]) -> list[str]:
+        """A callback cannot wait for its own end."""
+        threading.Thread(target=close, name=f"incident-messaging-close-{self.name}", daemon=True).start()
+        return []
+
+    def _finish(self, deadline: Deadline) -> list[str]:
         left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._changed:
             if not self._changed.wait_for(lambda: not self._failures.burying, deadline.left()):
@@ -245,6 +267,12 @@ class Subscription(Generic[T]):
             raise
         if self._plan.callback is not None and self._plan.threads:
             self._workers.start()
+
+    def stop(self) -> None:
+        """Hand out nothing more; `close` does the rest."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
 
     def oldest_age(self) -> float | None:
         """Seconds since the oldest unsettled message arrived, or ``None``."""
@@ -310,6 +338,8 @@ class Subscription(Generic[T]):
             self._error = error.about(topic=self.topic)
             self._changed.notify_all()
         log.error("subscription %s ended: %s", self.name, error)
+        # The caller is the backend's own thread, which must not wait; what is held goes back now.
+        self._close_elsewhere(self.close)
 
     # -- handing out ------------------------------------------------------------------------------
 

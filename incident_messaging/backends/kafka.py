@@ -218,6 +218,7 @@ class KafkaBroker(MessageProducer):
             self._refuse_held()
         except Exception:
             log.exception("thread %s died", _REPORTS)
+            self._give_up()
         finally:
             with self._changed:
                 self._reports = None
@@ -242,7 +243,7 @@ class KafkaBroker(MessageProducer):
         return self._make_client()
 
     def _look_at_link(self, client: Producer) -> None:
-        if self._link.state == "new" and client.cluster_id(timeout=0):
+        if self._link.state == "new" and _has_answered(client):
             self._link.up()
         with self._changed:
             self._start()
@@ -330,6 +331,14 @@ class KafkaBroker(MessageProducer):
         """For consumers: before the first connection the producer knows best what is wrong."""
         if not self._link.connected_once:
             self.connect(deadline)
+
+
+def _has_answered(client: Producer) -> bool:
+    """Whether a broker ever did, should its versions not be logged as `Link` knows it."""
+    try:
+        return bool(client.cluster_id(timeout=0))
+    except KafkaException:
+        return False
 
 
 def _closed() -> BackendUnavailable:

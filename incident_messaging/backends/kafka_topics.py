@@ -55,9 +55,9 @@ class Topics:
         partitions = self._config.partitions or -1  # -1 is the broker's default, for both
         topic = NewTopic(name, num_partitions=partitions, replication_factor=self._config.replication_factor or -1)
         properties: dict[str, Any] = settings.connection(self._config) | {"log_level": 0}
+        client = AdminClient(properties)  # a name of its own: it answers nothing once it is dropped
         try:
-            future = AdminClient(properties).create_topics([topic], request_timeout=timeout)[name]
-            future.result(timeout + 1.0)
+            client.create_topics([topic], request_timeout=timeout)[name].result(timeout + 1.0)
         except FutureTimeout as exc:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer to the making of a topic")) from exc
         except KafkaException as exc:

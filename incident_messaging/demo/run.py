@@ -52,11 +52,9 @@ def _replay(
 ) -> tuple[list[Witness], list[str]]:
     """Publish the events while witnesses consume them; the witnesses, and which subscriptions failed."""
     arrived = threading.Condition()
-    # The service is closed before the pool: that ends the iterators, and the pool's threads with them.
-    with (
-        ThreadPoolExecutor(thread_name_prefix="demo-iterator") as readers,
-        MessagingService(config) as service,
-    ):
+    readers = ThreadPoolExecutor(thread_name_prefix="demo-iterator")
+    # The service is closed first: that ends the iterators, and with them the threads that the pool waits for.
+    with readers, MessagingService(config) as service:
         view.say("subscribing")
         witnesses = [
             witness
@@ -68,9 +66,8 @@ def _replay(
                 lambda event: event.topic, view.publishing(events), key=lambda event: event.incident_id
             )
             _wait(arrived, witnesses)
-        return witnesses, [
-            f"{name} ended by itself: {error}" for name, error in service.health().ended.items()
-        ]
+        ended = service.health().ended
+    return witnesses, [f"subscription {name} ended by itself: {error}" for name, error in ended.items()]
 
 
 def _subscribe(

@@ -43,7 +43,7 @@ class View:
     @contextmanager
     def live(self, witnesses: Sequence[Witness], total: int) -> Iterator[None]:
         """Keep bars and table up to date; where there is no terminal, print the table at the end."""
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:
             yield
             self._console.print(self._table(witnesses))
             return
@@ -65,7 +65,7 @@ class View:
         for count, event in enumerate(events, 1):
             yield event
             self._published[event.type] += 1
-            if not self._console.is_terminal and count * 4 % len(events) < 4:
+            if not self._console.is_interactive and count * 4 % len(events) < 4:
                 self.say(f"handed over {count:,} of {len(events):,}")
 
     def verdict(self, found: Sequence[str], total: int, brokers: Sequence[MessagingBackend]) -> None:

@@ -19,7 +19,7 @@ class Witness:
 
     Attributes:
         backend: The broker that it reads from.
-        name: The way in which it consumes; also its group.
+        name: The way in which it consumes.
         expected: What it should see.
         seen: What it has seen.
     """

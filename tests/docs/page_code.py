@@ -6,7 +6,8 @@ A page with Python says in a comment where its code runs, once for each name::
 
 or ``.. code runs under: pytest`` for a page that shows tests. The brokers' addresses come from the
 environment, as in production. Python in a comment ``.. also run:`` is run, too, and not shown: it prepares
-what the page assumes, and checks what the page says.
+what the page assumes, and checks what the page says. It finds ``until`` (wait for a condition) and
+``shown(language)``, the first example of another language on the page.
 
 ``python page_code.py PAGE`` runs the code of a page in this process.
 """
@@ -17,6 +18,7 @@ import re
 import sys
 import textwrap
 import threading
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,8 @@ from waiting import until
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-SHOWN = ".. code-block:: python"
+CODE = ".. code-block:: "
+SHOWN = CODE + "python"
 HIDDEN = ".. also run:"
 _RUNS = re.compile(r"^\.\. code runs (?:on|under): (.+)$", re.MULTILINE)
 _OPTION = re.compile(r"\s+:\w[\w-]*:")
@@ -66,6 +69,13 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def example(page: Path, language: str) -> str:
+    """The page's first example of another language."""
+    lines = page.read_text().splitlines()
+    marker = next(number for number, line in enumerate(lines) if line.strip() == CODE + language)
+    return _block(lines, marker, shown=True).code
+
+
 def _block(lines: list[str], marker: int, *, shown: bool) -> Block:
     indent = len(lines[marker]) - len(lines[marker].lstrip())
     first = marker + 1
@@ -94,7 +104,7 @@ def run(page: Path) -> int:
 
     threading.excepthook = note
     code = compile(as_module(page), str(page), "exec", dont_inherit=True)
-    exec(code, {"__name__": "__main__", "until": until})
+    exec(code, {"__name__": "__main__", "until": until, "shown": partial(example, page)})
     for death in deaths:
         print(death, file=sys.stderr)  # noqa: T201
     return 1 if deaths else 0
