@@ -71,7 +71,7 @@ def _signature(_app: Sphinx, _what: str, name: str, *_more: Any) -> tuple[str, s
 def _property(_app: Sphinx, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Keep napoleon from reading a property's first words as its type where a colon follows them."""
     if what == "property":
-        lines.insert(0, "")
+        lines.insert(0, "\\ ")
 
 
 def setup(app: Sphinx) -> None:

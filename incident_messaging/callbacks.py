@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("incident_messaging")
 
+#: Seconds that an idle thread has to end, also where a call's time has run out.
+LAST_WORDS = 0.1
+
 
 class CallbackThread:
     """Runs callables one after another, on one daemon thread that starts with the first.
@@ -53,7 +56,7 @@ class CallbackThread:
             self._wake.notify()
         if not running or threading.current_thread() is self._thread:
             return True
-        return self._done.wait(deadline.left())
+        return self._done.wait(max(LAST_WORDS, deadline.left() or 0.0))
 
     def _run(self) -> None:
         try:

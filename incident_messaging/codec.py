@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin, overload
 
 import attrs
 
@@ -299,7 +299,11 @@ def to_json(message: Any) -> str:
     return _plain_codec().to_json(message).decode()
 
 
-def from_json(data: str | bytes, message_type: type[T]) -> T:
+@overload
+def from_json(data: str | bytes, message_type: type[T]) -> T: ...
+@overload
+def from_json(data: str | bytes, message_type: Any) -> Any: ...  # a union, dict[str, X]
+def from_json(data: str | bytes, message_type: Any) -> Any:
     """What `to_json` has written: an envelope for ``MessageEnvelope[X]``, for any other type a message.
 
     Raises:
@@ -308,4 +312,4 @@ def from_json(data: str | bytes, message_type: type[T]) -> T:
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
-    return cast("T", _plain_codec().from_json(data, message_type))
+    return _plain_codec().from_json(data, message_type)

@@ -147,8 +147,6 @@ def _wanted_kind(message_type: Any) -> tuple[type, str] | None:
     origin = get_origin(message_type) or message_type
     if not isinstance(origin, type) or not issubclass(origin, Collection):
         return None
-    if issubclass(origin, (str, bytes, bytearray, enum.Enum)):
-        return None
     return (dict, "an object") if issubclass(origin, Mapping) else (list, "an array")
 
 

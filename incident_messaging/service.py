@@ -537,9 +537,9 @@ class MessagingService:
             subscriptions = list(self._subscriptions)
         left = _close_all(subscriptions, deadline)
         left += self._connections.close(deadline)
-        for thread in (self._timer, self._callbacks):
-            if not thread.close(deadline):
-                left.append("a callback of a future is still running")
+        self._timer.close(deadline)
+        if not self._callbacks.close(deadline):
+            left.append("a callback of a future is still running")
         for words in left:
             log.error("close: %s", words)
         return left

@@ -108,7 +108,7 @@ class KafkaBroker(MessageProducer):
         with self._changed:
             self._closing = self._closing or deadline
             self._changed.notify_all()
-            consumers = self._consumers
+            consumers, threads = self._consumers, (self._reports, self._helper)
         for consumer in consumers:
             consumer.stop(deadline)
         for consumer in consumers:
@@ -116,6 +116,8 @@ class KafkaBroker(MessageProducer):
         if not self._await_end(Deadline.after((deadline.left() or 0.0) + 0.3)):
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
             self._lost += self._give_up()
+        for thread in filter(None, threads):
+            thread.join(0.1)
         return self._lost
 
     # Records: handed over, held, finished. `_changed` is held by who calls the first three.

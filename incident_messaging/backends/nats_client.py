@@ -59,7 +59,8 @@ class Client(NatsPyClient):
         return future
 
     def abort(self) -> None:
-        """Drop the connection without waiting for the peer."""
+        """Drop the connection, and what is queued for it, without waiting for the peer."""
+        self._drop_queued()
         transport = self._transport
         for name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(transport, name, None)
@@ -140,9 +141,8 @@ class Client(NatsPyClient):
     async def _attempt_reconnect(self) -> None:
         # A frozen peer never takes what is buffered, and close() waits for it: the reconnect never
         # began. What was queued would be sent ahead of the older records that are sent again.
-        self.abort()
         self.on_down()
-        self._drop_queued()
+        self.abort()
         await super()._attempt_reconnect()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

@@ -39,6 +39,8 @@ _OLDEST = (2, 10)
 _ADDRESS_SECS = 2.0
 #: Seconds between two tries at first; doubled up to ``reconnect_delay_ms``.
 _FIRST_DELAY = 0.02
+#: Seconds for nats-py to tidy up behind a connection that is dropped already.
+_CLOSE_SECS = 0.1
 #: How often the client is looked after.
 _WATCH_SECS = 0.5
 
@@ -240,7 +242,7 @@ class Connection:
         self._fail_all(ConnectionFailed("NATS connection closed", backend="nats"))
         client, self._client = self._client, None
         if client is not None:
-            await _close(client, deadline.wait(1.0))
+            await _close(client, deadline.wait(0.2))
 
     async def _connect(self) -> None:
         try:
@@ -312,6 +314,7 @@ class Connection:
                 **secrets(config),
             )
         )
+        attempt.add_done_callback(_look_at)
         try:
             # Not wait_for: nats-py swallows cancellations.
             await asyncio.wait({attempt}, timeout=patience)
@@ -478,10 +481,22 @@ def _check(client: Client) -> None:
 
 
 async def _close(client: Client, patience: float) -> None:
-    """Close as nats-py does while the patience lasts, then drop what is left."""
+    """Wait for the server to have read all while the patience lasts, then drop the connection.
+
+    nats-py's own close waits without limit for a peer that reads nothing.
+    """
+    try:
+        if patience and client.is_connected:
+            await asyncio.wait({client.barrier()}, timeout=patience)
+    finally:
+        client.abort()
     task = asyncio.get_running_loop().create_task(client.close())
-    if patience:
-        await asyncio.wait({task}, timeout=patience)
-    client.abort()
-    await asyncio.wait({task}, timeout=0.2)
+    task.add_done_callback(_look_at)
+    await asyncio.wait({task}, timeout=_CLOSE_SECS)
     task.cancel()
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """An error that nobody waits for any more is no news."""
+    if not task.cancelled():
+        task.exception()

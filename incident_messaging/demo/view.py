@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -88,7 +89,8 @@ class View:
         self._console.print(text, style=style, markup=False, soft_wrap=True)
 
     def _table(self, witnesses: Sequence[Witness]) -> Table:
-        table = Table("event", title="incident events by type", title_justify="left")
+        # Without lines and padding, eight columns fit into 80 characters.
+        table = Table("event", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("published", justify="right")
         for witness in witnesses:
             table.add_column(f"{witness.backend.value}\n{witness.name}", justify="right")

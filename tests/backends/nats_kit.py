@@ -129,7 +129,7 @@ class Reader:
 
     @property
     def bodies(self) -> list[str]:
-        return [(message.body or b"").decode() for message in list(self.seen)]
+        return [(message.body or b"").decode(errors="replace") for message in list(self.seen)]
 
     def wait(self, count: int, seconds: float = PATIENCE) -> list[str]:
         assert until(lambda: len(self.seen) >= count, seconds), f"{self.bodies[-20:]} of {count}; {self.error}"
