@@ -12,9 +12,10 @@ def main() -> None:
     try:
         from incident_messaging.commands import commands
     except ModuleNotFoundError as missing:
-        if missing.name not in ("click", "rich"):
+        package = str(missing.name).partition(".")[0]
+        if package not in ("click", "rich"):
             raise
-        sys.exit(f"incident-messaging needs {missing.name}; get it by: pip install 'incident-messaging[cli]'")
+        sys.exit(f"incident-messaging needs {package}; get it by: pip install 'incident-messaging[cli]'")
     commands()
 
 

@@ -46,7 +46,7 @@ def producer(config: MessagingConfig) -> dict[str, Any]:
         "message.timeout.ms": timeout,
         "retries": kafka.retries,
         "retry.backoff.max.ms": 1000,
-        "linger.ms": 5,
+        "linger.ms": 0,
         # Keys land where Java's clients put them, so that other services' order per key is ours too.
         "partitioner": "murmur2_random",
         "topic.metadata.propagation.max.ms": min(2000, timeout),

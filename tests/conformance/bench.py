@@ -62,6 +62,11 @@ class Bench:
         """The numbers of all that is still there for a group."""
         return numbers((service or self.service).consume(topic, timeout=QUIET, **options))
 
+    def returned(self, topic: str, service: MessagingService | None = None, **options: Any) -> list[Any]:
+        """As `rest`, of what somebody gave back; sorted where the broker does not keep its order."""
+        found = self.rest(topic, service, **options)
+        return found if self.features.gives_back_in_order else sorted(found)
+
     def dead_letters(self, count: int) -> list[Delivery[Any]]:
         """The raw dead letters, as many as are expected; one more would be seen, too."""
         group = f"undertaker-{count}"

@@ -34,7 +34,7 @@ class Features:
         positions: Receipts and deliveries say where the broker keeps the message.
         stores_an_id_once: The same envelope published twice is kept once, and the receipt says so.
         order_across_members: One key keeps its order also when its messages go to several members of a group.
-        tombstones: A message may have no body at all.
+        gives_back_in_order: What a member did not acknowledge comes to the next one in its old order.
         close_secs: Seconds that closing an idle service may take.
     """
 
@@ -45,6 +45,7 @@ class Features:
     positions: Feature = True
     stores_an_id_once: Feature = True
     order_across_members: Feature = True
+    gives_back_in_order: Feature = True
     close_secs: float = 2.0
 
     def lacks(self, *names: str) -> list[str]:
@@ -66,6 +67,7 @@ BACKENDS = (
         label="nats",
         settings=lambda fixture: {"backend": "nats", "nats": {"servers": [fixture("nats_server").url]}},
         order_across_members=No("JetStream gives each message to the next member that asks"),
+        gives_back_in_order=No("JetStream queues what comes back anew, the first sometimes behind the others"),
     ),
     Features(
         name="kafka",
@@ -88,5 +90,6 @@ BACKENDS = (
         positions=_AT_MOST_ONCE,
         stores_an_id_once=_AT_MOST_ONCE,
         order_across_members=No("a queue group gives each message to any member"),
+        gives_back_in_order=_AT_MOST_ONCE,
     ),
 )

@@ -281,4 +281,5 @@ def test_without_dead_letters_reject_is_refused_and_the_undecodable_ends(bench: 
         events.join(PATIENCE)
     assert caught.value.code == "undecodable"
     assert events.name in service.health().ended
+    events.close()
     assert bench.rest("orders", group="events") == [1]
