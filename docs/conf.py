@@ -45,11 +45,14 @@ nitpick_ignore_regex = [
 
 
 #: Made by the SDK, or too many fields to be read as a signature; `configuration` has those.
-_WITHOUT_SIGNATURE = {"Subscription", "Delivery", "MessagingConfig", "NatsConfig", "KafkaConfig", "RetryPolicy"}
+_WITHOUT_SIGNATURE = {
+    *("Subscription", "Delivery"),
+    *("MessagingConfig", "NatsConfig", "KafkaConfig", "RetryPolicy"),
+}
 
 
 def _public(target: str) -> str | None:
-    """``NatsConfig`` or ``incident_messaging.config.nats.NatsConfig`` as the page of the public names knows it."""
+    """``NatsConfig`` or ``incident_messaging.config.nats.NatsConfig`` as the API's page names it."""
     parts = target.split(".")
     place = next((number for number, part in enumerate(parts) if part in incident_messaging.__all__), None)
     return None if place is None else ".".join(["incident_messaging", *parts[place:]])

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 
 import cattrs
 
@@ -366,7 +366,9 @@ class MessagingService:
                 return iter(())
             options["prefetch"] = min(limit, options.get("prefetch") or limit)
         subscription = self.subscribe(topic, message_type, **options)
-        return _until(subscription, timeout, limit)
+        deliveries = _until(subscription, timeout, limit)
+        next(deliveries)
+        return cast(Iterator[Delivery[Any]], deliveries)
 
     @overload
     def consume_one(
@@ -643,8 +645,12 @@ class MessagingService:
             raise BackendUnavailable(f"{call} would wait for itself on the thread {name}", code="loop_thread")
 
 
-def _until(subscription: Subscription[T], timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
+def _until(
+    subscription: Subscription[Any], timeout: float | None, limit: int | None
+) -> Iterator[Delivery[Any] | None]:
+    """The way through a ``consume``: ``None`` first, since only a generator that began ends with its ``finally``."""
     try:
+        yield None
         yield from subscription.deliveries(timeout, limit)
     finally:
         subscription.close()

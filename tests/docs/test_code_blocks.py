@@ -35,15 +35,14 @@ def _environment(page: Path, where: str, **more: str) -> dict[str, str]:
 
 
 def _python(*arguments: str, **options) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, timeout=SECONDS, **options
-    )
+    command = [sys.executable, "-W", "error", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, **options)
     assert done.returncode == 0, f"\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 
 def _pages(*places: str) -> pytest.MarkDecorator:
-    found = [pytest.param(page, where, id=f"{_named(page)}-{where}") for page, where in RUNS if where in places]
-    return pytest.mark.parametrize(("page", "where"), found)
+    found = [run for run in RUNS if run[1] in places]
+    return pytest.mark.parametrize(("page", "where"), found, ids=[f"{_named(page)}-{where}" for page, where in found])
 
 
 @_pages("memory")
