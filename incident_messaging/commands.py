@@ -32,10 +32,19 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--backend", type=click.Choice([name.value for name in BROKERS]), default="both", show_default=True,
-              help="The broker to use; it is started for the demo.")  # fmt: skip
-@click.option("--file", type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path), metavar="CSV",
-              help="The log to replay; by default the sample of a checkout, else events are made up.")  # fmt: skip
+@click.option(
+    "--backend",
+    type=click.Choice([name.value for name in BROKERS]),
+    default="both",
+    show_default=True,
+    help="The broker to use; it is started for the demo.",
+)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    metavar="CSV",
+    help="The log to replay; by default the sample of a checkout, else events are made up.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Publish only the first N events.")
 def demo(backend: str, file: Path | None, limit: int | None) -> None:
     """Replay a service desk's log through real brokers, and check what arrived.

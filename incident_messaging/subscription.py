@@ -283,7 +283,9 @@ class Subscription(Generic[T]):
         return None if oldest is None else max(0.0, now() - oldest.arrived)
 
     def next_due(self) -> float | None:
-        """When the first delayed message comes again, on the monotonic clock."""
+        """When the callback gets a delayed message again, on the monotonic clock."""
+        if self._plan.callback is None:
+            return None
         with self._changed:
             return self._schedule.next_due()
 
@@ -348,6 +350,8 @@ class Subscription(Generic[T]):
 
         With ``reraise`` what the callback raised is raised again, after it was acted on.
         """
+        if self._plan.callback is None:  # its messages are for whoever iterates
+            return False
         taken = self._take(hand, 1, deadline)
         for entry, delivery in taken:
             self._handle(entry, delivery, reraise=reraise)

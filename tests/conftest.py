@@ -11,6 +11,8 @@ import psutil
 import pytest
 from waiting import until
 
+pytest_plugins = ("pytester",)
+
 #: Seconds that what was closed has to be gone; librdkafka ends its own threads behind the close.
 PATIENCE = 5.0
 

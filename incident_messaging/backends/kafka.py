@@ -57,7 +57,8 @@ class KafkaBroker(MessageProducer):
         self._config = config
         self._link = Link(config.kafka.bootstrap_servers)
         self._topics = Topics(config.kafka)
-        self._changed = threading.Condition()  # guards what follows; told when the link or a record changes
+        self._lock = threading.RLock()  # guards what follows
+        self._changed = threading.Condition(self._lock)  # told when the link or a thread has changed
         self._client: Producer | None = None
         self._pending = PendingRecords()
         self._held: dict[str, list[Pending]] = {}
@@ -86,7 +87,7 @@ class KafkaBroker(MessageProducer):
     def send(self, record: Record, deadline: Deadline, done: Done) -> None:
         """See `MessageProducer.send`."""
         pending = Pending(record, now() if deadline.at is None else deadline.at, done)
-        with self._changed:
+        with self._lock:
             self._pending.add(pending)
             failed = self._hand_over(pending) if self._closing is None else _closed()
         if failed is not None:
@@ -160,7 +161,7 @@ class KafkaBroker(MessageProducer):
     def _release(self, topic: str, failed: MessagingError | None) -> None:
         """Hand over what was held for a topic, or fail it."""
         refused = []
-        with self._changed:
+        with self._lock:
             held = [pending for pending in self._held.pop(topic, ()) if pending in self._pending]
             for pending in held:
                 error = failed or self._hand_over(pending)
@@ -171,7 +172,7 @@ class KafkaBroker(MessageProducer):
 
     def _finish(self, pending: Pending, error: MessagingError | None, position: Position | None = None) -> None:
         """Tell a record's outcome, unless it was told already: a report may come after the deadline."""
-        with self._changed:
+        with self._lock:
             if not self._pending.remove(pending):
                 return
         try:
@@ -258,7 +259,7 @@ class KafkaBroker(MessageProducer):
                 self._release(topic, refusal)
 
     def _end_overdue(self) -> None:
-        with self._changed:
+        with self._lock:
             late = self._pending.overdue(now())
             if any(not pending.sent for pending in late):
                 gone = set(late)

@@ -20,15 +20,17 @@ class Pending:
         at: Its deadline on the clock of `incident_messaging.deadline`.
         done: Whom to tell.
         sent: Whether it was handed to librdkafka, so that nobody can call it back.
+        slot: Where it lies, among others of its time.
     """
 
-    __slots__ = ("at", "done", "record", "sent")
+    __slots__ = ("at", "done", "record", "sent", "slot")
 
     def __init__(self, record: Record, at: float, done: Done) -> None:
         self.record = record
         self.at = at
         self.done = done
         self.sent = False
+        self.slot: set[Pending] = set()
 
 
 class PendingRecords:
@@ -36,34 +38,38 @@ class PendingRecords:
 
     def __init__(self) -> None:
         self._slots: dict[int, set[Pending]] = {}
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._slots.values()))
 
     def __contains__(self, pending: Pending) -> bool:
-        return pending in self._slots.get(int(pending.at / _SLOT_SECS), ())
+        return pending in pending.slot
 
     def add(self, pending: Pending) -> None:
         """Take a record in."""
-        self._slots.setdefault(int(pending.at / _SLOT_SECS), set()).add(pending)
-        self._count += 1
+        number = int(pending.at / _SLOT_SECS)
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = pending.slot
+        else:
+            pending.slot = slot
+        slot.add(pending)
 
     def remove(self, pending: Pending) -> bool:
         """Let a record go; false if it has gone already."""
-        if pending not in self:
+        try:
+            pending.slot.remove(pending)
+        except KeyError:
             return False
-        self._slots[int(pending.at / _SLOT_SECS)].remove(pending)
-        self._count -= 1
         return True
 
     def overdue(self, now: float) -> list[Pending]:
         """The records whose time is up; empty slots are dropped."""
-        passed = [slot for slot in self._slots if (slot + 1) * _SLOT_SECS <= now]
-        late = [pending for slot in passed for pending in self._slots[slot]]
-        for slot in passed:
-            if not self._slots[slot]:
-                del self._slots[slot]
+        passed = [number for number in self._slots if (number + 1) * _SLOT_SECS <= now]
+        late = [pending for number in passed for pending in self._slots[number]]
+        for number in passed:
+            if not self._slots[number]:
+                del self._slots[number]
         return late
 
     def all(self) -> list[Pending]:

@@ -88,7 +88,7 @@ def _membership(config: KafkaConfig) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "session.timeout.ms": timeout,
         "max.poll.interval.ms": max(300_000, timeout),
-        "heartbeat.interval.ms": max(1, min(1000, timeout // 3)),
+        "heartbeat.interval.ms": max(1, min(500, timeout // 3)),
     }
     if not config.exact_group_id:
         # Members of other services may not know it; ours do, and keep what is not moved.

@@ -103,6 +103,14 @@ class Client(NatsPyClient):
         if others:
             self._setup_server_pool(others)
 
+    def let_go(self) -> None:
+        """Tell nobody anything any more, and drop the connection."""
+        self.handlers.clear()
+        self.on_down = lambda: None
+        self._error_cb = _tell_nobody
+        self._reconnected_cb = self._closed_cb = self._lame_duck_mode_cb = None
+        self.abort()
+
     @property
     def server_info(self) -> dict[str, Any]:
         """What the server said about itself."""
@@ -170,6 +178,10 @@ class Client(NatsPyClient):
             if not future.done():
                 future.set_result(False)
         self._pongs = []
+
+
+async def _tell_nobody(_error: Exception) -> None:
+    pass
 
 
 class _SafeParser(Parser):

@@ -378,10 +378,6 @@ class Connection:
         self.state = "disconnected"
         self.error = f"connection lost ({self._where()})"
         _log.warning("NATS %s, connecting again", self.error)
-        if self._client is not None:
-            # Rotated secrets count from the next attempt on.
-            with suppress(ConfigurationError):
-                self._client.options.update(secrets(self._config.nats))
         for request in self._requests.values():
             if not request.answer.done():
                 request.answer.set_result(None)
@@ -402,7 +398,10 @@ class Connection:
             for rider in list(self._riders):
                 rider.denied(denied[1], denied[2])
         elif self.state == "disconnected" and self._client is not None:
+            # An attempt that was refused leaves its socket open; a secret that was changed counts from now on.
+            self._client.abort()
             with suppress(ConfigurationError):
+                self._client.options.update(secrets(self._config.nats))
                 self.error = str(refusal(exc, self._addresses()))
             delay = self._client.options["reconnect_time_wait"]
             self._client.options["reconnect_time_wait"] = self._next_delay(delay)
@@ -452,7 +451,7 @@ class Connection:
         self.want()
 
     def _drop(self, client: Client) -> None:
-        client.handlers.clear()
+        client.let_go()
         task = asyncio.get_running_loop().create_task(_close(client, 0.0))
         self._dropped.add(task)
         task.add_done_callback(self._dropped.discard)
@@ -489,7 +488,7 @@ async def _close(client: Client, patience: float) -> None:
         if patience and client.is_connected:
             await asyncio.wait({client.barrier()}, timeout=patience)
     finally:
-        client.abort()
+        client.let_go()
     task = asyncio.get_running_loop().create_task(client.close())
     task.add_done_callback(_look_at)
     await asyncio.wait({task}, timeout=_CLOSE_SECS)

@@ -93,7 +93,7 @@ class CoreConsumer(MessageConsumer):
         try:
             while not self._over:
                 await connection.until_up()
-                if await connection.barrier():
+                if await connection.barrier() and not self._over:
                     return
         except BaseException:
             await self._close()

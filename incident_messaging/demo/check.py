@@ -24,7 +24,7 @@ _LANES: dict[MessagingBackend, tuple[Lane, str]] = {
 
 
 def in_order(backend: MessagingBackend) -> tuple[Lane, str]:
-    """What keeps its order on a broker: as a function that gives all events of one order one value, and in words."""
+    """What keeps its order on a broker: a function that gives such events one value, and in words."""
     return _LANES[backend]
 
 

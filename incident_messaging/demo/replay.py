@@ -34,8 +34,8 @@ SAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "data" / "incident_ev
 Row = Mapping[str, str]
 
 _COLUMNS = (
-    "number", "incident_state", "priority", "assigned_to", "category", "u_symptom", "opened_at", "resolved_at",
-    "sys_updated_by",
+    "number", "incident_state", "priority", "assigned_to", "category", "u_symptom", "opened_at",
+    "resolved_at", "sys_updated_by",
 )  # fmt: skip
 _UNKNOWN = "?"
 _LOWEST_PRIORITY = 4

@@ -100,7 +100,7 @@ def _subscribe(
 
 
 def _wait(arrived: threading.Condition, witnesses: Sequence[Witness]) -> None:
-    """Until all came and a moment passed without more, or nothing more comes; not for ever, whatever comes."""
+    """Wait until all came and a moment passed without more, or nothing more comes; never without end."""
     bound = 2 * sum(len(witness.expected) for witness in witnesses)
     with arrived:
         while sum(len(witness.seen) for witness in witnesses) <= bound:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -79,3 +81,35 @@ def silent_port() -> Iterator[int]:
         server.bind(("127.0.0.1", 0))
         server.listen(20)
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+def fake_server() -> Iterator[Callable[..., int]]:
+    """Servers that say what they are told to, and answer each PING."""
+    with ExitStack() as stack:
+
+        def start(**info: Any) -> int:
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            greeting = {"server_id": "x", "version": "2.10.0", "headers": True, "max_payload": 1024} | info
+            thread = threading.Thread(target=_serve, args=(listener, greeting), name="fake-server", daemon=True)
+            thread.start()
+            stack.callback(thread.join, 5.0)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            port: int = listener.getsockname()[1]
+            return port
+
+        yield start
+
+
+def _serve(listener: socket.socket, greeting: dict[str, Any]) -> None:
+    with suppress(OSError):
+        while True:
+            peer, _ = listener.accept()
+            with peer:
+                peer.settimeout(5.0)
+                peer.sendall(b"INFO " + json.dumps(greeting).encode() + b"\r\n")
+                while data := peer.recv(4096):
+                    if b"PING" in data:
+                        peer.sendall(b"PONG\r\n")

@@ -32,7 +32,7 @@ def in_time(seconds: float = PATIENCE) -> Deadline:
 
 def config(url: str, *, prefix: str = "t", **options: Any) -> MessagingConfig:
     limits = {key: options.pop(key) for key in ("connect_timeout_ms",) if key in options}
-    return MessagingConfig(topic_prefix=prefix, nats=NatsConfig(servers=[url], **options), **limits)
+    return MessagingConfig(topic_prefix=prefix, nats=NatsConfig(servers=url.split(","), **options), **limits)
 
 
 def record(topic: str, body: bytes | str | int = b"x", **fields: Any) -> Record:

@@ -148,7 +148,7 @@ def test_wildcards_leave_the_dead_letters_out(bench: Bench) -> None:
         delivery.reject("not wanted")
         assert next_numbers(letters, 1) == [1]
         bench.publish("invoices", [2])
-        assert [everything.next(PATIENCE).topic for _ in range(2)] == ["orders", "invoices"]  # type: ignore[union-attr]
+        assert {d.topic for _ in range(2) if (d := everything.next(PATIENCE))} == {"orders", "invoices"}
         assert everything.next(QUIET) is None
 
 

@@ -63,8 +63,13 @@ def test_every_incident_is_created_once_and_first(
 
 def test_events_count_as_the_rows_say(events: list[IncidentEvent]) -> None:
     assert Counter(event.type for event in events) == {
-        "Created": 60, "StateChanged": 186, "Assigned": 57, "Escalated": 25, "Resolved": 60, "CommentAdded": 189,
-    }  # fmt: skip
+        "Created": 60,
+        "StateChanged": 186,
+        "Assigned": 57,
+        "Escalated": 25,
+        "Resolved": 60,
+        "CommentAdded": 189,
+    }
 
 
 def test_every_row_gives_an_event(tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def test_the_publishing_page_has_every_event_and_its_fields():
         assert re.sub(r" \(.*\)", "", fields).split(", ") == named
 
 
+def test_the_delivery_page_names_every_difference_of_the_conformance_table():
+    table = (DOCS.parent / "tests" / "conformance" / "features.py").read_text()
+    differences = set(re.findall(r"^    (\w+): Feature\b", table, re.MULTILINE))
+    assert differences
+    assert differences == {name for name in differences if f"``{name}``" in page("delivery")}
+
+
 def test_the_api_page_has_every_public_name():
     directive = re.compile(r"^\.\. (?:auto\w+|py:data):: (?:incident_messaging\.)?(\w+)$", re.MULTILINE)
     told = set(directive.findall(page("api")))
