@@ -200,20 +200,31 @@ class Publication:
         Raises:
             MessagingError: It was not acknowledged as ``publish_require`` asks.
         """
-        with self._lock:
-            results = {
-                outlet.backend: self._results.get(outlet.backend) or BrokerResult(state="pending")
-                for outlet in self._outlets
-            }
+        results = self._outcomes()
+        if (error := self.failure()) is not None:
+            raise error
         good = [result for result in results.values() if result.state == "ok"]
-        if len(good) < (1 if self._any else len(results)):
-            raise self._error(results)
         return PublishReceipt(
             message_id=self._envelope.metadata.message_id,
             topic=self._topic,
             results=results,
             duplicate=any(result.duplicate for result in good),
         )
+
+    def failure(self) -> MessagingError | None:
+        """Why it was not acknowledged as ``publish_require`` asks; ``None`` if it was."""
+        with self._lock:
+            good = sum(result.state == "ok" for result in self._results.values())
+        if good >= (1 if self._any else len(self._outlets)):
+            return None
+        return self._error(self._outcomes())
+
+    def _outcomes(self) -> dict[MessagingBackend, BrokerResult]:
+        with self._lock:
+            return {
+                outlet.backend: self._results.get(outlet.backend) or BrokerResult(state="pending")
+                for outlet in self._outlets
+            }
 
     def _refusal(self, outlet: Outlet) -> BackendUnavailable:
         error = BackendUnavailable(
@@ -305,14 +316,14 @@ class Batch:
 
     def finished(self, index: int, publication: Publication) -> None:
         """A publication has ended."""
-        try:
-            receipt = publication.receipt()
-        except MessagingError as error:
+        error = publication.failure()
+        if error is not None:
             self.fail(index, error)
             return
+        receipt = publication.receipt() if self._receipts is not None else None
         with self._changed:
             self._published += 1
-            if self._receipts is not None:
+            if self._receipts is not None and receipt is not None:
                 self._receipts[index] = receipt
             self._end()
 

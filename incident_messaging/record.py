@@ -66,12 +66,16 @@ class Record:
         """Bytes of body, key and headers, as ``max_message_size`` counts them."""
         size = len(self.body)
         if self.key:
-            size += len(self.key.encode("utf-8", "surrogateescape"))
+            size += _bytes(self.key)
         for name, value in self.headers.items():
-            size += len(name) + len(value.encode("utf-8", "surrogateescape"))
+            size += len(name) + _bytes(value)
         for name, raw in self.raw_headers:
             size += len(name) + len(raw)
         return size
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
 
 
 @attrs.define(kw_only=True, eq=False)
