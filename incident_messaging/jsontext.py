@@ -18,19 +18,13 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, Literal, Never
 
 import attrs
 
 from incident_messaging.errors import SerializationError
 from incident_messaging.forms import shown
-
-try:
-    import orjson
-except ImportError:  # the extra `speed` is not installed
-    _HAS_ORJSON = False
-else:
-    _HAS_ORJSON = True
 
 #: Objects and arrays inside one another. What serde_json reads by default, and so the platform's
 #: other services; orjson writes 254 at most.
@@ -220,17 +214,6 @@ def _stdlib_decode(data: bytes) -> Any:
     return _DECODER.decode(text)
 
 
-def _orjson_encode(value: Any) -> bytes:
-    return orjson.dumps(value)
-
-
-def _orjson_decode(data: bytes) -> Any:
-    # orjson would silently read a larger integer as a float.
-    if _MANY_DIGITS in data.translate(_DIGITS):
-        return _stdlib_decode(data)
-    return orjson.loads(data)
-
-
 def _read_int(text: str) -> int:
     if len(text) > 20:  # also keeps int() from its own limit of digits
         raise ValueError("a whole number beyond 64 bits")
@@ -249,7 +232,23 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 _DECODER = json.JSONDecoder(parse_int=_read_int, parse_float=_read_float, parse_constant=_read_constant)
 
 _STDLIB = JsonText("json", _stdlib_encode, _stdlib_decode)
-_ORJSON = JsonText("orjson", _orjson_encode, _orjson_decode) if _HAS_ORJSON else None
+
+
+@cache
+def _orjson() -> JsonText | None:
+    """orjson's implementation if it is installed; loaded when first asked for, not with the package."""
+    try:
+        import orjson
+    except ImportError:
+        return None
+
+    def decode(data: bytes) -> Any:
+        # orjson would silently read a larger integer as a float.
+        if _MANY_DIGITS in data.translate(_DIGITS):
+            return _stdlib_decode(data)
+        return orjson.loads(data)
+
+    return JsonText("orjson", orjson.dumps, decode)
 
 
 def select(name: Literal["json", "orjson"] | None = None) -> JsonText:
@@ -260,9 +259,9 @@ def select(name: Literal["json", "orjson"] | None = None) -> JsonText:
     """
     if name == "json":
         return _STDLIB
-    if name == "orjson" and _ORJSON is None:
+    if name == "orjson" and _orjson() is None:
         raise ImportError("orjson is not installed: pip install 'incident-messaging[speed]'")
-    return _ORJSON or _STDLIB
+    return _orjson() or _STDLIB
 
 
 def dumps(value: Any) -> bytes:

@@ -68,7 +68,7 @@ class Subscription(Generic[T]):
 
     @property
     def name(self) -> str:
-        """The name of its place on the broker: a Kafka ``group.id``, a JetStream durable."""
+        """The name of its place on the broker, a Kafka ``group.id`` or a JetStream durable."""
         return self._plan.spec.name
 
     @property
@@ -144,12 +144,14 @@ class Subscription(Generic[T]):
         other way acknowledges nothing more and gives the last one back.
         """
         handed = 0
+        if self._closing:
+            raise self._gone()
         try:
             while limit is None or handed < limit:
                 try:
                     batch = self._next(1, Deadline.after(timeout))
                 except BackendUnavailable:
-                    if self._closed.is_set() or self._closing:
+                    if self._closing:
                         break
                     raise
                 if not batch:

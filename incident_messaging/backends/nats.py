@@ -51,22 +51,27 @@ class NatsBroker(MessageProducer):
         self._closed = False
 
     def connect(self, deadline: Deadline) -> None:
+        """See `MessageProducer.connect`."""
         grace = Deadline(None if deadline.at is None else deadline.at + 0.1)
         self._loop.run(lambda: self._connection.until_up(deadline), grace, "connecting to NATS")
 
     def send(self, record: Record, deadline: Deadline, done: Done) -> None:
+        """See `MessageProducer.send`."""
         if self._closed:
             done(None, False, BackendUnavailable("NATS backend is closed", code="closed", backend="nats"))
             return
         self._sends.put(Pending(record, deadline, done))
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
+        """See `MessageProducer.consumer`."""
         return (CoreConsumer if self._core else JetStreamConsumer)(self._tools, spec, sink)
 
     def status(self) -> Status:
+        """See `MessageProducer.status`."""
         return Status(state=self._connection.state, error=self._connection.error)
 
     def close(self, deadline: Deadline) -> int:
+        """See `MessageProducer.close`."""
         with self._lock:
             first, self._closed = not self._closed, True
         left = 0

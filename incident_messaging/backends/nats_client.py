@@ -17,13 +17,15 @@ from nats import errors
 from nats.aio.client import Callback, ErrorCallback
 from nats.aio.client import Client as NatsPyClient
 from nats.aio.transport import WebSocketTransport
-from nats.protocol.parser import PERMISSIONS_ERR, Parser
+from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR, Parser
 
 _log = logging.getLogger("incident_messaging.nats")
 
 #: ``handler(subject, reply, body, headers)``: a message as it came; must not raise.
 Handler = Callable[[str, str, bytes, bytes | None], None]
 
+#: Bytes of an unfinished message that are read again with the next piece; a larger one is nats-py's.
+_SMALL = 128 * 1024
 _PING = b"PING\r\n"
 
 
@@ -74,6 +76,16 @@ class Client(NatsPyClient):
         if self._status in (self.RECONNECTING, self.CONNECTING):
             return self._reconnection_task is None or self._reconnection_task.done()
         return self._status in (self.CLOSED, self.DISCONNECTED)
+
+    def take(self, sid: int, subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
+        """Hand a message to whom it is for; without one it is dropped."""
+        handler = self.handlers.get(sid)
+        if handler is None:
+            return
+        try:
+            handler(subject.decode(), reply.decode(), body, headers)
+        except Exception:
+            _log.exception("a message could not be taken")
 
     async def reconnect(self) -> None:
         """Drop this connection and make a new one."""
@@ -155,14 +167,8 @@ class Client(NatsPyClient):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         # nats-py passes a message on through a queue and a task, with a dict for the headers: bytes
-        # that are no UTF-8, repeated names and the time for 50,000 messages a second are lost in it.
-        handler = self.handlers.get(sid)
-        if handler is None:
-            return
-        try:
-            handler(subject.decode(), reply.decode(), data, headers)
-        except Exception:
-            _log.exception("a message could not be taken")
+        # that are no UTF-8, repeated names and half of the speed are lost in it.
+        self.take(sid, subject, reply, data, headers)
 
     def _is_encrypted(self) -> bool:
         if isinstance(self._transport, WebSocketTransport):
@@ -185,13 +191,48 @@ async def _tell_nobody(_error: Exception) -> None:
 
 
 class _SafeParser(Parser):
-    """A corrupt byte raised anything from the parser, and the reading task died of all but its own errors."""
+    """A corrupt byte raised anything from the parser, and the reading task died of all but its own errors.
+
+    Whole messages, nearly all there is to parse, are also taken out in half of the time.
+    """
+
+    nc: Client
 
     async def parse(self, data: bytes = b"") -> None:
         try:
+            if self.state == AWAITING_CONTROL_LINE:
+                data = bytes(self.buf) + data
+                self.buf.clear()
+                data = data[self._take_messages(data) :]
+                if _is_message(data) and len(data) < _SMALL:
+                    self.buf.extend(data)  # the rest of it is on its way
+                    return
             await super().parse(data)
         except errors.ProtocolError:
             raise
         except Exception as exc:
             raise errors.ProtocolError from exc
 
+    def _take_messages(self, data: bytes) -> int:
+        """Hand over the messages that the data begins with; returns how many bytes they have."""
+        at = 0
+        while data.startswith((b"MSG ", b"HMSG "), at):
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                break
+            verb, subject, sid, *middle, size = data[at:end].split()
+            body = end + 2
+            stop = body + int(size)
+            if stop + 2 > len(data):
+                break
+            headers = None
+            if verb == b"HMSG":
+                block = body + int(middle.pop())
+                headers, body = data[body:block], block
+            self.nc.take(int(sid), subject, middle[0] if middle else b"", data[body:stop], headers)
+            at = stop + 2
+        return at
+
+
+def _is_message(data: bytes) -> bool:
+    return data.startswith((b"MSG ", b"HMSG "))

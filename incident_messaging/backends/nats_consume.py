@@ -95,6 +95,7 @@ class JetStreamConsumer(MessageConsumer):
     # -- from any thread --------------------------------------------------------------------------------------
 
     def open(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.open`."""
         topic = self._spec.topic
         try:
             self._tools.loop.run(self._open, deadline, f"subscribing to {topic}")
@@ -104,6 +105,7 @@ class JetStreamConsumer(MessageConsumer):
             ) from exc
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
+        """See `MessageConsumer.ack`."""
         if deadline is None:
             self._tools.settling.put((self._settle, batch))
             return
@@ -111,9 +113,11 @@ class JetStreamConsumer(MessageConsumer):
         self._tools.loop.run(lambda: self._confirm(batch), deadline, what)
 
     def extend(self, batch: Sequence[Received]) -> None:
+        """See `MessageConsumer.extend`."""
         self._tools.settling.put((self._extend, batch))
 
     def close(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.close`."""
         if not self._tools.loop.started:
             self._over = True
             return

@@ -12,7 +12,7 @@ from functools import partial
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
 from incident_messaging.backends.nats_consume import Credit, Tools
-from incident_messaging.backends.nats_publish import Pending, Publisher
+from incident_messaging.backends.nats_publish import Publisher
 from incident_messaging.backends.nats_wire import received
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
@@ -44,7 +44,7 @@ class CorePublisher(Publisher):
         if numbers:
             self._connection.confirm(partial(self._read, numbers))
 
-    def _reply_to(self, number: int) -> str:  # noqa: ARG002 - nobody acknowledges
+    def _reply_to(self, number: int) -> str:
         return ""
 
     def _read(self, numbers: Sequence[int], read: bool) -> None:
@@ -69,15 +69,18 @@ class CoreConsumer(MessageConsumer):
         self._over = False
 
     def open(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.open`."""
         self._tools.loop.run(self._open, deadline, f"subscribing to {self._spec.topic}")
 
-    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:  # noqa: ARG002
+    def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
+        """See `MessageConsumer.ack`."""
         self._tools.settling.put((self._settle, batch))
 
     def extend(self, batch: Sequence[Received]) -> None:
-        """Nothing: nobody waits."""
+        """See `MessageConsumer.extend`: nobody waits here."""
 
     def close(self, deadline: Deadline) -> None:
+        """See `MessageConsumer.close`."""
         self._over = True
         if not self._tools.loop.started:
             return

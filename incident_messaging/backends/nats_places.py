@@ -99,7 +99,7 @@ class DurablePlace(Place):
         await self._check_lost(stream, info)
         self._known = True
 
-    def takes(self, sequence: int) -> bool:  # noqa: ARG002 - the server keeps count
+    def takes(self, sequence: int) -> bool:
         return True
 
     async def leave(self) -> None:

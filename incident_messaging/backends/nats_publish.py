@@ -7,14 +7,13 @@ come to an inbox of our own, each numbered by its reply subject.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable
 
 from incident_messaging.backends.base import Done
 from incident_messaging.backends.nats_connection import Connection
 from incident_messaging.backends.nats_streams import ApiError, NoCover, Streams
-from incident_messaging.backends.nats_wire import encode_headers, publish_command, status_of
+from incident_messaging.backends.nats_wire import acknowledgement, encode_headers, publish_command, status_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import (
     BackendUnavailable,
@@ -165,13 +164,8 @@ class Publisher:
         if headers is not None and status_of(headers)[0] == "503":
             self._no_stream(number, pending)
             return
-        answer = json.loads(body)
-        error = answer.get("error")
-        if error:
-            self._end(number, error=_refused(pending.record, error))
-        else:
-            position = Position(stream=answer["stream"], sequence=answer["seq"])
-            self._end(number, position, answer.get("duplicate", False))
+        position, duplicate, error = acknowledgement(body)
+        self._end(number, position, duplicate, _refused(pending.record, error) if error else None)
 
     def _end(
         self,

@@ -5,7 +5,10 @@ Protocol: https://docs.nats.io/reference/reference-protocols/nats-protocol; head
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import attrs
@@ -22,9 +25,11 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
+#: Nearly all answers to a publish; the others are read as JSON.
+_PUB_ACK = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
 
 
-@attrs.frozen
+@attrs.define
 class Metadata:
     """What the reply subject of a JetStream message says about it."""
 
@@ -51,17 +56,17 @@ def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> by
 
 def encode_headers(record: Record) -> bytes:
     """The header block of a record, with the id that JetStream compares."""
-    lines = ["NATS/1.0", f"{ID_HEADER}: {_encode(record.dedup_id)}"]
-    for name, value in record.headers.items():
-        if name != KEY_HEADER:
-            lines.append(f"{_encode_name(name)}: {_encode(value)}")
+    pairs = [(ID_HEADER, record.dedup_id), *record.headers.items()]
     if record.key is not None:
-        lines.append(f"{KEY_HEADER}: {_encode(record.key)}")
-    block = "\r\n".join(lines).encode()
+        pairs.append((KEY_HEADER, record.key))
+    # The way of nearly all headers: nothing to encode in any of them.
+    if not all(map(_is_plain, map(_value_of, pairs))):
+        pairs = [(name, _encode(value)) for name, value in pairs]
+    block = "".join([f"\r\n{_encode_name(name)}: {value}" for name, value in pairs]).encode()
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
         block += b"\r\n%s: %s" % (_encode_name(name).encode(), raw.replace(b"\r", b" ").replace(b"\n", b" "))
-    return block + b"\r\n\r\n"
+    return b"NATS/1.0%s\r\n\r\n" % block
 
 
 def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
@@ -89,15 +94,15 @@ def received(subject: str, block: bytes | None, body: bytes, meta: Metadata | No
     """The message as the SDK sees it; without metadata (core NATS) its time is ``now``."""
     headers: dict[str, str] = {}
     raw_headers = []
-    message_id = key = None
-    for name, raw in split_headers(block):
-        if name[:5].lower() == "nats-":
-            message_id = decode(raw) if name == ID_HEADER else message_id
+    message_id = None
+    for pair in split_headers(block):
+        name, raw = pair
+        if name.startswith(("Nats-", "nats-")):
+            if name == ID_HEADER:
+                message_id = decode(raw)
             continue
-        raw_headers.append((name, raw))
+        raw_headers.append(pair)
         headers[name] = decode(raw)
-    if KEY_HEADER in headers:
-        key = headers[KEY_HEADER]
     if meta is None:
         position, timestamp = Position(topic=subject), now
     else:
@@ -105,7 +110,7 @@ def received(subject: str, block: bytes | None, body: bytes, meta: Metadata | No
     return Received(
         topic=subject,
         body=body,
-        key=key,
+        key=headers.get(KEY_HEADER),
         headers=headers,
         raw_headers=raw_headers,
         position=position,
@@ -134,9 +139,27 @@ def decode(raw: bytes) -> str:
     return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "surrogateescape")
 
 
+def acknowledgement(body: bytes) -> tuple[Position | None, bool, dict[str, object]]:
+    """Position, whether it is a duplicate, and the error of JetStream's answer to a publish."""
+    plain = _PUB_ACK.fullmatch(body)
+    if plain is not None:
+        return Position(stream=plain[1].decode(), sequence=int(plain[2])), False, {}
+    answer = json.loads(body)
+    if answer.get("error"):
+        return None, False, answer["error"]
+    return Position(stream=answer["stream"], sequence=answer["seq"]), bool(answer.get("duplicate")), {}
+
+
+def _value_of(pair: tuple[str, str]) -> str:
+    return pair[1]
+
+
+def _is_plain(value: str) -> bool:
+    return value.isascii() and value.isprintable() and "%" not in value and value == value.strip()
+
+
 def _encode(value: str) -> str:
-    # The way of nearly all values: nothing to do.
-    if value.isascii() and value.isprintable() and "%" not in value and value == value.strip():
+    if _is_plain(value):
         return value
     encoded = quote_from_bytes(value.encode("utf-8", "surrogateescape"), safe=_PLAIN)
     # The protocol drops blanks at both ends.
@@ -145,7 +168,6 @@ def _encode(value: str) -> str:
     return "%20" * lead + core + "%20" * (len(encoded) - len(core) - lead)
 
 
+@lru_cache(maxsize=1024)
 def _encode_name(name: str) -> str:
-    if name.isascii() and name.replace("-", "").replace("_", "").isalnum():
-        return name
     return quote_from_bytes(name.encode("utf-8", "surrogateescape"), safe=_TOKEN)
