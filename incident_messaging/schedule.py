@@ -76,7 +76,16 @@ class _Lane:
 
     def lets(self, entry: Entry, hand: Hand) -> bool:
         first = entry is self.next or (self.next is None and not self.aside)
-        return first and not self.waiting and self.hand in (None, hand)
+        return first and not self.behind(entry) and self.hand in (None, hand)
+
+    def behind(self, entry: Entry) -> bool:
+        """Whether an earlier message of the key waits for its next attempt."""
+        return any(waiting.order < entry.order for waiting in self.waiting)
+
+    def overtakes(self, entry: Entry) -> bool:
+        """Whether an earlier message of the key has stepped aside."""
+        aside = self.next or (self.aside[0] if self.aside else None)
+        return aside is not None and aside.order < entry.order
 
 
 class Schedule:
@@ -222,21 +231,23 @@ class Schedule:
             heapq.heappush(self._delayed, (entry.due, entry.order, entry))
             return False
         lane.waiting.remove(entry)
-        if lane.hand not in (None, hand):  # another hand has a later one of the same batch
-            self._stand_first(entry, lane)
+        if lane.hand not in (None, hand) or lane.overtakes(entry):  # of a batch that was in one hand
+            self._stand_aside(entry, lane)
+            self._wake(entry.key, lane)
             return False
         self._give(lane, hand)
-        if more and not lane.waiting:
+        if more:
             self._bring_back(lane)
         return True
 
-    def _stand_first(self, entry: Entry, lane: _Lane) -> None:
+    def _stand_aside(self, entry: Entry, lane: _Lane) -> None:
+        """Its delay is over, but its key is not free for it: it takes its place in the key's own order."""
         entry.state = READY
         if lane.next is not None:
             self._ready.remove(lane.next)
             lane.aside.appendleft(lane.next)
             lane.next = None
-        lane.aside.appendleft(entry)
+        lane.aside = deque(sorted([*lane.aside, entry], key=lambda one: one.order))
 
     @staticmethod
     def _give(lane: _Lane, hand: Hand) -> None:
@@ -244,14 +255,14 @@ class Schedule:
         lane.in_hand += 1
 
     def _wake(self, key: str | None, lane: _Lane) -> None:
-        if lane.hand is not None or lane.waiting:
+        if lane.hand is not None:
             return
         self._bring_back(lane)
-        if lane.next is None and key is not None:
+        if lane.next is None and not lane.aside and not lane.waiting and key is not None:
             self._lanes.pop(key, None)
 
     def _bring_back(self, lane: _Lane) -> None:
         """The first that stepped aside stands in front again; the rest stay, or it would be O(n) each."""
-        if lane.next is None and lane.aside:
+        if lane.next is None and lane.aside and not lane.behind(lane.aside[0]):
             lane.next = lane.aside.popleft()
             self._ready.appendleft(lane.next)

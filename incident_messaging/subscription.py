@@ -145,14 +145,14 @@ class Subscription(Generic[T]):
         """
         handed = 0
         if self._closing:
-            raise self._gone()
+            raise self._error or self._gone()
         try:
             while limit is None or handed < limit:
                 try:
                     batch = self._next(1, Deadline.after(timeout))
-                except BackendUnavailable:
-                    if self._closing:
-                        break
+                except BackendUnavailable as error:
+                    if error.code == "closed":
+                        break  # by another thread, meanwhile
                     raise
                 if not batch:
                     break

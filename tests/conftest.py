@@ -59,6 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): what a conformance case asks of a backend")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def process_wide() -> None:
+    """What a process makes once and keeps: libuv's pipe for signals."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    uvloop.new_event_loop().close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Threads, sockets and descriptors are gone when a test is over; fixtures of wider scope may keep theirs."""

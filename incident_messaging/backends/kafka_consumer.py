@@ -29,6 +29,7 @@ _RETRY = 0.1
 _CONFIRMS = 10.0
 #: The time that the last commit has at least, even when `close` has none.
 _LAST_COMMIT = 0.2
+_GOOD_BYE = 0.3
 _QUICK = 0.005
 #: How often a broker that computes assignments by itself (KIP-848) is reminded of a changed subscription.
 #: It answers a change with the old assignment, and tells the new one only when the member asks again: 5 s later.
@@ -159,6 +160,14 @@ class GroupConsumer(PollingConsumer):
         while self._open_commits:
             client.poll(ANSWER)
         self._leaving = True
+        self._leave_group(client)
+
+    def _leave_group(self, client: Consumer) -> None:
+        """Say good-bye. A close alone says none where nothing is assigned, and the others then wait for us."""
+        client.unsubscribe()
+        deadline = Deadline.after(_GOOD_BYE)
+        while self._assigned_once and client.memberid() and not deadline.over:
+            client.poll(_QUICK)
 
     # Commits.
 

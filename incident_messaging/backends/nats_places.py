@@ -87,6 +87,7 @@ class DurablePlace(Place):
         self._marked = 0
 
     async def secure(self) -> None:
+        """Find the durable, or make it where it never was; see `Place.secure`."""
         try:
             stream = await self._streams.look_at(self.stream)  # before the consumer: see _check_lost
             info = await self._info() or await self._make()
@@ -100,9 +101,11 @@ class DurablePlace(Place):
         self._known = True
 
     def takes(self, sequence: int) -> bool:
+        """Always: the server keeps count."""
         return True
 
     async def leave(self) -> None:
+        """Keep in mind what was reached, and have the requests dropped; see `Place.leave`."""
         # Asked for its state, the server drops the requests of an inbox that is gone. Else it takes the
         # first message given back for one of them, finds nobody there, and puts it behind the others.
         info = await self._info()
@@ -199,6 +202,7 @@ class BroadcastPlace(Place):
         self._next: int | None = None
 
     async def secure(self) -> None:
+        """Make a consumer that goes on where this place is; see `Place.secure`."""
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self._spec.name)[:100]
         self.name = f"{readable}-{os.urandom(6).hex()}"
         if self._next is None:
@@ -234,6 +238,7 @@ class BroadcastPlace(Place):
         )
 
     def takes(self, sequence: int) -> bool:
+        """Whether it was not seen yet; see `Place.takes`."""
         # A consumer that was given up may still send what the new one sends again.
         if self._next is not None and sequence < self._next:
             return False
@@ -241,6 +246,7 @@ class BroadcastPlace(Place):
         return True
 
     async def leave(self) -> None:
+        """Take the consumer away; see `Place.leave`."""
         await self._api.ask(f"CONSUMER.DELETE.{self.stream}.{self.name}")
 
 

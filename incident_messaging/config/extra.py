@@ -50,7 +50,7 @@ _REPORTS = "every publish needs its delivery report"
 _COMMITS = "only what was acknowledged is committed, by this package"
 _PLACE = "a group's place is kept, and its loss is an error, never a silent jump"
 _REBALANCE = "this package follows revocations itself, and a member that closes gives back what it holds"
-_TOPICS = "it keeps the dead letters and Kafka's own topics out of wildcards"
+_TOPICS = "the SDK chooses the topics of a wildcard itself"
 
 #: Properties that would break a promise of "Delivery", each with that promise. ``name=value`` refuses
 #: one value only.

@@ -1,0 +1,42 @@
+"""Services over two real brokers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from incident_messaging import MessagingConfig, MessagingService
+
+Make = Callable[..., MessagingService]
+
+
+def settings(nats_server: Any, kafka_broker: Any) -> dict[str, Any]:
+    return {
+        "backend": "both",
+        "topic_prefix": f"b-{uuid.uuid4().hex[:10]}",
+        "nats": {"servers": [nats_server.url], "reconnect_delay_ms": 50},
+        "kafka": {"bootstrap_servers": kafka_broker.bootstrap_servers},
+    }
+
+
+@pytest.fixture
+def new_service(nats_server: Any, kafka_broker: Any, nothing_left_behind: None) -> Iterator[Make]:
+    """Makes services on both shared brokers under one prefix; they are closed when the test is over."""
+    given = settings(nats_server, kafka_broker)
+    with ExitStack() as stack:
+
+        def make(**overrides: Any) -> MessagingService:
+            service = MessagingService(MessagingConfig.from_mapping({**given, **overrides}))
+            stack.callback(service.close)
+            return service
+
+        yield make
+
+
+@pytest.fixture
+def service(new_service: Make) -> MessagingService:
+    return new_service()
