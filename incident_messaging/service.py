@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
+from types import UnionType
 from typing import Any, TypeVar, Unpack, cast, overload
 
 import cattrs
@@ -51,6 +52,8 @@ F = TypeVar("F", bound=Callable[..., object])
 M = TypeVar("M")
 
 log = logging.getLogger("incident_messaging")
+# A library says nothing on stderr where the application has set up no logging.
+log.addHandler(logging.NullHandler())
 
 #: Threads of the SDK's own on which waiting would wait for itself.
 _BROKER_THREADS = frozenset({"incident-messaging-loop", "incident-messaging-kafka-reports"})
@@ -278,7 +281,7 @@ class MessagingService:
     ) -> Subscription[dict[str, Any]]: ...
     @overload
     def subscribe(
-        self, topic: str, message_type: Any, **options: Unpack[SubscribeOptions[Any]]
+        self, topic: str, message_type: UnionType, **options: Unpack[SubscribeOptions[Any]]
     ) -> Subscription[Any]: ...
     def subscribe(
         self,
@@ -342,7 +345,7 @@ class MessagingService:
     @overload
     def consume(self, topic: str, **options: Unpack[IterateOptions]) -> Iterator[Delivery[dict[str, Any]]]: ...
     @overload
-    def consume(self, topic: str, message_type: Any, **options: Unpack[IterateOptions]) -> Iterator[Delivery[Any]]: ...
+    def consume(self, topic: str, message_type: UnionType, **options: Unpack[IterateOptions]) -> Iterator[Delivery[Any]]: ...
     def consume(
         self,
         topic: str,
@@ -382,7 +385,7 @@ class MessagingService:
     def consume_one(self, topic: str, **options: Unpack[ConsumeOneOptions]) -> Delivery[dict[str, Any]] | None: ...
     @overload
     def consume_one(
-        self, topic: str, message_type: Any, **options: Unpack[ConsumeOneOptions]
+        self, topic: str, message_type: UnionType, **options: Unpack[ConsumeOneOptions]
     ) -> Delivery[Any] | None: ...
     def consume_one(
         self,

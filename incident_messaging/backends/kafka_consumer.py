@@ -164,9 +164,11 @@ class GroupConsumer(PollingConsumer):
 
     def _leave_group(self, client: Consumer) -> None:
         """Say good-bye. A close alone says none where nothing is assigned, and the others then wait for us."""
+        if self._config.kafka.group_protocol != "classic":
+            return
         client.unsubscribe()
         deadline = Deadline.after(_GOOD_BYE)
-        while self._assigned_once and client.memberid() and not deadline.over:
+        while not deadline.over and client.memberid():
             client.poll(_QUICK)
 
     # Commits.
@@ -202,7 +204,7 @@ class GroupConsumer(PollingConsumer):
                     continue
                 if failed is None:
                     partition.confirmed = max(partition.confirmed, offset.offset)
-                elif errors.passes_for_commit(failed):
+                elif errors.passes(failed) and not partition.gone:
                     partition.sent = partition.confirmed
                     self._retry_at = now() + _RETRY
             self._changed.notify_all()

@@ -91,11 +91,6 @@ def passes(error: KafkaError) -> bool:
     return error.retriable() or error.code() in _PASSING
 
 
-def passes_for_commit(error: KafkaError) -> bool:
-    """Whether a commit may succeed later; a member that was put out of its group commits no more."""
-    return passes(error) and error.code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION)
-
-
 def caused(error: _E, by: KafkaError | BaseException | None) -> _E:
     """The error with the library's own as its cause, as ``raise ... from`` would leave it."""
     if by is not None:

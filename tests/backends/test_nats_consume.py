@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -68,7 +68,7 @@ def test_where_a_new_place_begins(
     reference.wait(3)
     starts = {
         "position": positions[1],
-        "time": datetime.fromtimestamp(reference.seen[1].timestamp, UTC),
+        "time": datetime.fromtimestamp(reference.seen[1].timestamp, UTC) - timedelta(microseconds=2),
         "another stream's position": Position(stream="ANOTHER", sequence=2),
     }
     reader = read(broker, topic, group=group, start=starts.get(start, start))

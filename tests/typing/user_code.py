@@ -74,6 +74,9 @@ def subscribing() -> None:
     assert_type(service.subscribe("orders", str), Subscription[str])
     assert_type(service.subscribe("incidents.*", IncidentEvent, broadcast=True), Subscription[IncidentEvent])
     assert_type(service.subscribe("incidents.created", IncidentCreated), Subscription[IncidentCreated])
+    assert_type(service.subscribe("incidents.*", AnyIncidentEvent), Subscription[Any])
+    assert_type(service.subscribe("orders", list[int]), Subscription[list[int]])
+    assert_type(service.subscribe("orders", Any), Subscription[Any])
 
 
 def iterating() -> None:
@@ -132,7 +135,7 @@ def wire_and_life() -> None:
 
 def mistakes() -> None:
     """Each line is an error, and mypy finds an unused ignore if it is not."""
-    service.subscribe("invoices", Invoice, callback=handle_order)  # type: ignore[call-overload]
+    service.subscribe("invoices", Invoice, callback=handle_order)  # type: ignore[arg-type]
     service.subscribe("orders", Order, concurrent=4)  # type: ignore[call-overload]
     service.subscribe("orders", Order, start="yesterday")  # type: ignore[call-overload]
     service.consume_one("orders", Order).payload  # type: ignore[union-attr]  # noqa: B018
