@@ -345,7 +345,9 @@ class MessagingService:
     @overload
     def consume(self, topic: str, **options: Unpack[IterateOptions]) -> Iterator[Delivery[dict[str, Any]]]: ...
     @overload
-    def consume(self, topic: str, message_type: UnionType, **options: Unpack[IterateOptions]) -> Iterator[Delivery[Any]]: ...
+    def consume(
+        self, topic: str, message_type: UnionType, **options: Unpack[IterateOptions]
+    ) -> Iterator[Delivery[Any]]: ...
     def consume(
         self,
         topic: str,

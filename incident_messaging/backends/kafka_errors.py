@@ -47,35 +47,24 @@ _UNKNOWN_OUTCOME = frozenset(
         KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
     }
 )
-#: Errors that a later try of the same request may not meet, beside those librdkafka marks so itself.
-_PASSING = frozenset(
+#: What a later try of the same request will meet again. Everything else may pass: a broker that is
+#: starting, electing or moving things answers in many ways.
+_FINAL = DENIED | frozenset(
     {
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TIMED_OUT_QUEUE,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._WAIT_COORD,
-        KafkaError._IN_PROGRESS,
-        KafkaError._RETRY,
-        KafkaError._STATE,
-        KafkaError._RESOLVE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.NOT_CONTROLLER,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.UNKNOWN_TOPIC_ID,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.KAFKA_STORAGE_ERROR,
-        KafkaError.THROTTLING_QUOTA_EXCEEDED,
+        KafkaError._FATAL,
+        KafkaError._INVALID_ARG,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError._NOT_IMPLEMENTED,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError.INVALID_REQUEST,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.INVALID_GROUP_ID,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+        KafkaError.GROUP_MAX_SIZE_REACHED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_EXCEPTION,
     }
 )
 
@@ -88,7 +77,7 @@ def of(exc: BaseException) -> KafkaError:
 
 def passes(error: KafkaError) -> bool:
     """Whether the same request may succeed a little later."""
-    return error.retriable() or error.code() in _PASSING
+    return error.code() not in _FINAL
 
 
 def caused(error: _E, by: KafkaError | BaseException | None) -> _E:

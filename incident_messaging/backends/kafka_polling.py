@@ -82,6 +82,7 @@ class PollingConsumer(MessageConsumer):
         self._ready = False
         self._error: MessagingError | None = None
         self._waiting_for = "the broker"
+        self._last_trouble = ""
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
@@ -353,7 +354,8 @@ class PollingConsumer(MessageConsumer):
 
     def _trouble(self, error: KafkaError) -> None:
         """librdkafka's ``error_cb``, and everything else that passes by itself."""
-        log.debug("consumer %s: %s", self._spec.name, error.str())
+        self._last_trouble = error.str()
+        log.debug("consumer %s: %s", self._spec.name, self._last_trouble)
 
     def _fail(self, error: MessagingError) -> None:
         with self._changed:
@@ -366,7 +368,8 @@ class PollingConsumer(MessageConsumer):
     def _not_ready(self) -> MessagingError:
         if self._stopping.is_set():
             return BackendUnavailable("the subscription is closed", code="closed", backend="kafka")
-        text = f"Kafka subscription {self._spec.name} was not ready in time: it waited for {self._waiting_for}"
+        trouble = f" ({self._last_trouble})" if self._last_trouble else ""
+        text = f"Kafka subscription {self._spec.name} was not ready in time: it waited for {self._waiting_for}{trouble}"
         return Timeout(text, backend="kafka")
 
     def _leave(self) -> None:

@@ -272,8 +272,12 @@ class Connection:
             await asyncio.sleep(_FIRST_DELAY)
 
     async def _connect_again(self) -> None:
-        delay = _FIRST_DELAY
-        while await self._ask_all():
+        delay, limit = _FIRST_DELAY, self._config.nats.max_reconnect_attempts
+        attempts = 0
+        while refusals := await self._ask_all():
+            attempts += 1
+            if 0 <= limit < attempts:
+                raise connection_failed(refusals)
             await asyncio.sleep(delay)
             delay = self._next_delay(delay)
 
@@ -413,10 +417,17 @@ class Connection:
             await self._client.reconnect()
 
     async def _closed_for_good(self) -> None:
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """The client is of no use any more: make a new one, where attempts are not counted."""
         self._down()
-        self._client = None
-        if self.state == "closed":
+        client, self._client = self._client, None
+        if self.state == "closed" or client is None:
             return
+        task = asyncio.get_running_loop().create_task(_close(client, 0.0))
+        self._dropped.add(task)
+        task.add_done_callback(self._dropped.discard)
         if self._config.nats.max_reconnect_attempts >= 0:
             self._give_up(self.failed("every address was tried often enough"))
         else:
@@ -441,20 +452,9 @@ class Connection:
 
     def _look_after(self) -> None:
         self._watch = asyncio.get_running_loop().call_later(_WATCH_SECS, self._look_after)
-        client = self._client
-        if client is None or not client.is_stuck():
-            return
-        _log.warning("NATS client stopped working, making a new one")
-        self._down()
-        self._client = None
-        self._drop(client)
-        self.want()
-
-    def _drop(self, client: Client) -> None:
-        client.let_go()
-        task = asyncio.get_running_loop().create_task(_close(client, 0.0))
-        self._dropped.add(task)
-        task.add_done_callback(self._dropped.discard)
+        if self._client is not None and self._client.is_stuck():
+            _log.warning("NATS client stopped working")
+            self._start_over()
 
     def _where(self) -> str:
         url = self._client.connected_url if self._client else None

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from two_brokers import settings
 
 from incident_messaging import MessagingConfig, MessagingService
 
 Make = Callable[..., MessagingService]
-
-
-def settings(nats_server: Any, kafka_broker: Any) -> dict[str, Any]:
-    return {
-        "backend": "both",
-        "topic_prefix": f"b-{uuid.uuid4().hex[:10]}",
-        "nats": {"servers": [nats_server.url], "reconnect_delay_ms": 50},
-        "kafka": {"bootstrap_servers": kafka_broker.bootstrap_servers},
-    }
 
 
 @pytest.fixture

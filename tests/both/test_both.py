@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import settings
+from two_brokers import settings
 from waiting import takes, until
 
 from incident_messaging import (

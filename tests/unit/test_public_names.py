@@ -2,14 +2,7 @@
 
 import incident_messaging
 
-NAMES = """
-    MessagingService MessageProducer MessageConsumer Subscription Delivery PublishReceipt BrokerResult BatchResult
-    Position Health MessagingConfig MessagingBackend NatsConfig KafkaConfig RetryPolicy Retry Reject MessageEnvelope
-    MessageMetadata to_json from_json IncidentEvent AnyIncidentEvent IncidentCreated IncidentStateChanged
-    IncidentAssigned IncidentResolved IncidentEscalated IncidentCommentAdded PlaybookStarted PlaybookCompleted
-    AlertCorrelated UnknownIncidentEvent MessagingError ConnectionFailed PublishFailed SubscribeFailed ConsumeFailed
-    Timeout SerializationError BackendUnavailable ConfigurationError MESSAGING_METRICS
-""".split()
+NAMES = ["MessagingService", "MessageProducer", "MessageConsumer", "Subscription", "Delivery", "PublishReceipt", "BrokerResult", "BatchResult", "Position", "Health", "MessagingConfig", "MessagingBackend", "NatsConfig", "KafkaConfig", "RetryPolicy", "Retry", "Reject", "MessageEnvelope", "MessageMetadata", "to_json", "from_json", "IncidentEvent", "AnyIncidentEvent", "IncidentCreated", "IncidentStateChanged", "IncidentAssigned", "IncidentResolved", "IncidentEscalated", "IncidentCommentAdded", "PlaybookStarted", "PlaybookCompleted", "AlertCorrelated", "UnknownIncidentEvent", "MessagingError", "ConnectionFailed", "PublishFailed", "SubscribeFailed", "ConsumeFailed", "Timeout", "SerializationError", "BackendUnavailable", "ConfigurationError", "MESSAGING_METRICS"]
 
 
 def test_the_public_names_are_these() -> None:

@@ -1,0 +1,50 @@
+"""Records on their way are found again when their time is up."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from incident_messaging.backends.kafka_pending import Pending, PendingRecords
+from incident_messaging.record import Record
+
+RECORD = Record(topic="t", body=b"", dedup_id="1")
+LATEST = 0.02  # seconds that a record may be found late
+
+
+def pending(at: float) -> Pending:
+    return Pending(RECORD, at, lambda *_: None)
+
+
+@given(st.lists(st.floats(0, 100), max_size=50), st.floats(0, 100))
+def test_overdue_is_found_never_early_and_hardly_late(times, now):
+    records = PendingRecords()
+    every = [pending(at) for at in times]
+    for one in every:
+        records.add(one)
+    late = set(records.overdue(now))
+    assert all(one.at <= now for one in late)
+    assert all(one in late for one in every if one.at + LATEST < now)
+
+
+def test_removed_once_and_gone():
+    records = PendingRecords()
+    one, other = pending(1.0), pending(1.0)
+    records.add(one)
+    records.add(other)
+    assert records.remove(one)
+    assert not records.remove(one)
+    assert one not in records
+    assert records.all() == [other]
+    assert len(records) == 1
+
+
+def test_empty_slots_are_dropped_but_a_late_record_can_still_be_removed():
+    records = PendingRecords()
+    one = pending(1.0)
+    records.add(one)
+    assert records.overdue(2.0) == [one]
+    assert records.overdue(2.0) == [one]
+    assert records.remove(one)
+    assert records.overdue(2.0) == []
+    assert len(records) == 0
