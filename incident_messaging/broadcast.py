@@ -57,7 +57,7 @@ class Shared:
                     self._consumer.open(deadline)
                 except BaseException:
                     self.over = True
-                    self._consumer.close(Deadline.after(1.0))
+                    self._consumer.close(Deadline.after(0.1))  # the caller's time may be over
                     raise
                 self._open = True
             with self._lock:

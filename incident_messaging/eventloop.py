@@ -47,9 +47,7 @@ class EventLoop:
         self._mailboxes: list[Mailbox[Any]] = []
         self._calls: Mailbox[_Call[Any]] = self.mailbox(_start_calls, _refuse_calls)
 
-    def mailbox(
-        self, handle: Callable[[list[T]], None], lost: Callable[[list[T]], None]
-    ) -> Mailbox[T]:
+    def mailbox(self, handle: Callable[[list[T]], None], lost: Callable[[list[T]], None]) -> Mailbox[T]:
         """A way for any thread to hand items to ``handle``, which is called on the loop with batches.
 
         ``lost`` gets those that the loop did not live to see, on any thread.
@@ -136,6 +134,7 @@ class EventLoop:
     def _live(self, loop: asyncio.AbstractEventLoop) -> None:
         resolver = ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.name}-resolver")
         loop.set_default_executor(resolver)
+        loop.set_exception_handler(_note)
         try:
             loop.run_forever()
         except BaseException:
@@ -249,6 +248,11 @@ def _start_calls(calls: list[_Call[Any]]) -> None:
 def _refuse_calls(calls: list[_Call[Any]]) -> None:
     for call in calls:
         call.future.set_exception(BackendUnavailable(f"{call.what}: closed", code="closed"))
+
+
+def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody caught goes to our log, not to asyncio's, which would write to stderr."""
+    _log.error("%s", context.get("message"), exc_info=context.get("exception"))
 
 
 async def _cancel_tasks() -> None:

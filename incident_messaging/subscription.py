@@ -265,7 +265,7 @@ class Subscription(Generic[T]):
         try:
             consumer.open(deadline)
         except BaseException:
-            consumer.close(Deadline.after(1.0))
+            consumer.close(Deadline.after(0.1))  # the caller's time may be over
             raise
         if self._plan.callback is not None and self._plan.threads:
             self._workers.start()

@@ -75,7 +75,7 @@ class KafkaBroker(MessageProducer):
         with self._changed:
             self._start()
             refusals = self._link.refusals
-            while self._link.state != "connected":
+            while self._closing is not None or self._link.state != "connected":
                 if self._closing is not None:
                     raise _closed()
                 if refusal := self._link.hopeless or (self._link.refusals > refusals and self._link.refusal):
@@ -216,6 +216,7 @@ class KafkaBroker(MessageProducer):
                     self._refuse_held()
                 self._end_overdue()
             self._drop(client)
+            del client  # a traceback that somebody keeps holds this frame, and with it the sockets
         except MessagingError as exc:
             self._link.refuse(exc)
             self._refuse_held()
@@ -228,8 +229,10 @@ class KafkaBroker(MessageProducer):
                 self._changed.notify_all()
 
     def _make_client(self) -> Producer:
+        errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
+        properties = settings.producer(self._config) | {"error_cb": self._link.error}
         try:
-            client = Producer(settings.producer(self._config) | {"error_cb": self._link.error}, logger=self._link)
+            client = Producer(properties, logger=self._link)
         except (KafkaException, ValueError, TypeError) as exc:
             raise errors.not_created(self._link.servers, exc) from exc
         with self._changed:

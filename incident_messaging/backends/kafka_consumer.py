@@ -113,6 +113,11 @@ class GroupConsumer(PollingConsumer):
             self._subscribe(client)
             self._remind_until = now() + _REMIND_FOR
 
+    def _made_anew(self, client: Consumer, topic: str) -> None:
+        for partition in self._ledger.partitions():
+            if partition.place[0] == topic:
+                raise places.vanished(partition.place)
+
     def _subscribe(self, client: Consumer) -> None:
         client.subscribe(
             sorted(self._subscribed), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._were_lost
@@ -265,14 +270,21 @@ class BroadcastConsumer(PollingConsumer):
         self.persist("the topics' offsets", lambda: self._add(client, topics, self._spec.start))
 
     def _follow(self, client: Consumer, topics: dict[str, int]) -> None:
-        gone = [partition.place for partition in self._ledger.partitions() if partition.place[0] not in topics]
-        if gone:
-            client.incremental_unassign([TopicPartition(*place) for place in gone])
-            with self._changed:
-                for place in gone:
-                    self._ledger.revoke(place)
-            self._drop_gone()
+        for topic in {partition.place[0] for partition in self._ledger.partitions()} - topics.keys():
+            self._remove(client, topic)
         self._add(client, topics, "earliest")
+
+    def _made_anew(self, client: Consumer, topic: str) -> None:
+        self._remove(client, topic)
+        self._next_look = 0.0
+
+    def _remove(self, client: Consumer, topic: str) -> None:
+        gone = [partition.place for partition in self._ledger.partitions() if partition.place[0] == topic]
+        client.incremental_unassign([TopicPartition(*place) for place in gone])
+        with self._changed:
+            for place in gone:
+                self._ledger.revoke(place)
+        self._drop_gone()
 
     def _add(self, client: Consumer, topics: dict[str, int], start: Start) -> None:
         every = [(topic, number) for topic, count in topics.items() for number in range(count)]

@@ -6,6 +6,7 @@ https://github.com/confluentinc/librdkafka/blob/master/src/rdkafka.h (``rd_kafka
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
@@ -107,6 +108,21 @@ def no_connection(servers: str, error: KafkaError | BaseException | None) -> Con
     else:
         text, kind = f"Kafka producer creation failed: broker not available ({servers})", "unreachable"
     return caused(ConnectionFailed(text, code=kind, backend="kafka"), error)
+
+
+def check_token(servers: str, token: Callable[[], object] | None) -> None:
+    """Ask for a token before librdkafka does, which takes ten seconds to say that there is none.
+
+    Raises:
+        ConnectionFailed: There is none (``unauthorized``).
+    """
+    if token is None:
+        return
+    try:
+        token()
+    except Exception as exc:
+        text = f"Kafka login failed: sasl_oauth_token raised {type(exc).__name__}: {exc} ({servers})"
+        raise ConnectionFailed(text, code="unauthorized", backend="kafka") from exc
 
 
 def publish(error: KafkaError, topic: str) -> MessagingError:

@@ -21,6 +21,9 @@ log = logging.getLogger("incident_messaging.kafka")
 #: A broker lists its requests' versions at each connection; librdkafka logs them with ``debug=feature``.
 _CONNECTED = "Broker API support:"
 _FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
+#: A topic's id in the broker's metadata differs from the one before; logged with ``debug=topic``.
+_REMADE = re.compile(r"Topic (\S+) changed id from (\S+) to ")
+_NO_ID = "A" * 22
 #: Fetch 15 came with Kafka 3.5 (KIP-903), the oldest that is supported.
 _OLDEST_FETCH = 15
 #: Failures that say no for the whole server, not for one of the addresses behind its name.
@@ -37,6 +40,25 @@ class DebugLog:
         """Take a line, as ``logging.Logger.log`` does."""
         if log.isEnabledFor(logging.DEBUG):
             log.debug("librdkafka %s: %s", facility, text)
+
+
+class TopicLog(DebugLog):
+    """A consumer's log, which tells of topics that were deleted and made anew under it.
+
+    librdkafka goes on in the new topic at the offset it had in the old one, and says nothing else.
+
+    Attributes:
+        remade: The topics that were met so; who has dealt with one takes it out.
+    """
+
+    def __init__(self) -> None:
+        self.remade: set[str] = set()
+
+    def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
+        """Take a line, as ``logging.Logger.log`` does."""
+        if (found := _REMADE.search(text)) and found[2] != _NO_ID:
+            self.remade.add(found[1])
+        super().log(level, form, facility, client, text)
 
 
 class Link(DebugLog):

@@ -24,13 +24,13 @@ from incident_messaging import topics as names
 from incident_messaging.backends import kafka_errors as errors
 from incident_messaging.backends import kafka_places as places
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
-from incident_messaging.backends.kafka_link import DebugLog, log
+from incident_messaging.backends.kafka_link import TopicLog, log
 from incident_messaging.backends.kafka_offsets import Ledger, Place, Token
 from incident_messaging.backends.kafka_records import received
 from incident_messaging.backends.kafka_topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
-from incident_messaging.errors import BackendUnavailable, MessagingError, Timeout
+from incident_messaging.errors import BackendUnavailable, ConsumeFailed, MessagingError, Timeout
 from incident_messaging.record import Received
 
 _T = TypeVar("_T")
@@ -86,6 +86,7 @@ class PollingConsumer(MessageConsumer):
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
+        self._log = TopicLog()
         self._overflow: deque[Received] = deque()
         self._overflow_size = 0
         self._paused = False
@@ -162,6 +163,10 @@ class PollingConsumer(MessageConsumer):
         """The topics are these now."""
 
     @abstractmethod
+    def _made_anew(self, client: Consumer, topic: str) -> None:
+        """The topic was deleted and made anew while we read it."""
+
+    @abstractmethod
     def _look_due(self) -> float | None:
         """Seconds until the next look for topics; ``None`` for never."""
 
@@ -198,10 +203,13 @@ class PollingConsumer(MessageConsumer):
             self._leave()
 
     def _make_client(self) -> Consumer:
+        kafka = self._config.kafka
+        errors.check_token(kafka.bootstrap_servers, kafka.sasl_oauth_token)
+        properties = self._settings() | {"error_cb": self._trouble}
         try:
-            return Consumer(self._settings() | {"error_cb": self._trouble}, logger=DebugLog())
+            return Consumer(properties, logger=self._log)
         except (KafkaException, ValueError, TypeError) as exc:
-            raise errors.not_created(self._config.kafka.bootstrap_servers, exc) from exc
+            raise errors.not_created(kafka.bootstrap_servers, exc) from exc
 
     def _prepare(self, client: Consumer) -> None:
         wanted = [self._spec.dead_letter_topic, None if names.is_pattern(self._spec.topic) else self._spec.topic]
@@ -225,6 +233,8 @@ class PollingConsumer(MessageConsumer):
         self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
         if self._broken is not None:
             raise self._broken
+        while self._log.remade:
+            self._made_anew(client, self._log.remade.pop())
         batch = self._take()
         if batch and not self._stopping.is_set():
             self._sink.deliver(batch)
@@ -360,6 +370,7 @@ class PollingConsumer(MessageConsumer):
     def _fail(self, error: MessagingError) -> None:
         with self._changed:
             self._error = error
+            self._ready = self._ready or isinstance(error, ConsumeFailed)  # it had a place, and was opened
             tell = self._ready and not self._stopping.is_set()
             self._changed.notify_all()
         if tell:

@@ -78,7 +78,7 @@ def consumer(config: MessagingConfig, spec: ConsumerSpec) -> dict[str, Any]:
         "queued.min.messages": 10_000,
         "queued.max.messages.kbytes": 16_384,
     }
-    return _with_extra(properties | (_membership(kafka) if spec.group else {}), kafka)
+    return _with_extra(properties | (_membership(kafka) if spec.group else {}), kafka, debug="topic")
 
 
 def _membership(config: KafkaConfig) -> dict[str, Any]:
@@ -136,8 +136,7 @@ def _given(properties: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if value is not None}
 
 
-def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str | None = None) -> dict[str, Any]:
-    properties |= config.extra
-    if debug is not None:  # the link reads the broker's versions from it (kafka_link.py)
-        properties["debug"] = f"{config.extra['debug']},{debug}" if "debug" in config.extra else debug
-    return properties
+def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str) -> dict[str, Any]:
+    # Some things librdkafka tells in its log alone (kafka_link.py).
+    debug = f"{config.extra['debug']},{debug}" if "debug" in config.extra else debug
+    return {**properties, **config.extra, "debug": debug}

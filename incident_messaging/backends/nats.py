@@ -49,6 +49,7 @@ class NatsBroker(MessageProducer):
         self._tools = Tools(config, self._loop, self._connection, api, streams, settling)
         self._lock = threading.Lock()
         self._closed = False
+        self._ended = threading.Event()
 
     def connect(self, deadline: Deadline) -> None:
         """See `MessageProducer.connect`."""
@@ -74,15 +75,17 @@ class NatsBroker(MessageProducer):
         """See `MessageProducer.close`."""
         with self._lock:
             first, self._closed = not self._closed, True
-        left = 0
-        if first and self._loop.started:
-            left = self._farewell(deadline)
+        if not first:
+            self._ended.wait(deadline.left())
+            return 0
+        left = self._farewell(deadline) if self._loop.started else 0
         self._loop.stop(Deadline.after(deadline.wait(_FAREWELL_SECS) + 0.3))
         self._connection.state = "closed"
+        self._ended.set()
         return left
 
     def _farewell(self, deadline: Deadline) -> int:
-        for_records = Deadline.after(max(0.0, (deadline.left() or 0.0) - _FAREWELL_SECS))
+        for_records = Deadline(None if deadline.at is None else deadline.at - _FAREWELL_SECS)
         try:
             self._loop.run(self._publisher.drained, for_records, "sending what was handed over")
         except MessagingError:

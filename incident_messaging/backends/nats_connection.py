@@ -15,17 +15,10 @@ from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import attrs
-import nats.errors
 
 from incident_messaging.backends.nats_client import Client, Handler
-from incident_messaging.backends.nats_options import (
-    Refusal,
-    bare,
-    connection_failed,
-    options,
-    refusal,
-    secrets,
-)
+from incident_messaging.backends.nats_dial import ADDRESS_SECS, FIRST_DELAY, dial, hang_up
+from incident_messaging.backends.nats_options import Refusal, bare, connection_failed, refusal, secrets
 from incident_messaging.backends.nats_wire import publish_command
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -33,21 +26,12 @@ from incident_messaging.errors import ConfigurationError, ConnectionFailed, Mess
 
 _log = logging.getLogger("incident_messaging.nats")
 
-#: The oldest server that is supported (pull heartbeats, consumer creation by name).
-_OLDEST = (2, 10)
-#: Seconds an address gets to answer before the next one is asked.
-_ADDRESS_SECS = 2.0
-#: Seconds between two tries at first; doubled up to ``reconnect_delay_ms``.
-_FIRST_DELAY = 0.02
-#: Seconds for nats-py to tidy up behind a connection that is dropped already.
-_CLOSE_SECS = 0.1
 #: How often the client is looked after.
 _WATCH_SECS = 0.5
 
-#: Above what the windows of the SDK let in: nats-py never waits in the middle of a write.
-_PENDING_BYTES = 1 << 40
-
-_DENIED = re.compile(r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\"")
+_DENIED = re.compile(
+    r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\""
+)
 
 
 class Rider(Protocol):
@@ -91,6 +75,8 @@ class Connection:
         self.max_payload = config.max_message_size
         self.inbox = f"_INBOX.{os.urandom(12).hex()}"
         self._client: Client | None = None
+        self._at = ""
+        self._told = ""
         self._riders: list[Rider] = []
         self._subscriptions: dict[int, _Subscription] = {}
         self._last_sid = 0
@@ -242,7 +228,7 @@ class Connection:
         self._fail_all(ConnectionFailed("NATS connection closed", backend="nats"))
         client, self._client = self._client, None
         if client is not None:
-            await _close(client, deadline.wait(0.2))
+            await hang_up(client, deadline.wait(0.2))
 
     async def _connect(self) -> None:
         try:
@@ -269,10 +255,10 @@ class Connection:
                 return
             if Deadline(self._until).over or all(no.final for no in refusals):
                 raise connection_failed(refusals)
-            await asyncio.sleep(_FIRST_DELAY)
+            await asyncio.sleep(FIRST_DELAY)
 
     async def _connect_again(self) -> None:
-        delay, limit = _FIRST_DELAY, self._config.nats.max_reconnect_attempts
+        delay, limit = FIRST_DELAY, self._config.nats.max_reconnect_attempts
         attempts = 0
         while refusals := await self._ask_all():
             attempts += 1
@@ -287,54 +273,14 @@ class Connection:
         random.shuffle(urls)
         refusals = []
         for url in urls:
-            asked = await self._ask(url)
+            patience = ADDRESS_SECS if self.ever else Deadline(self._until).wait(ADDRESS_SECS)
+            asked = await dial(self._config.nats, url, patience, self._down)
             if isinstance(asked, Client):
                 self._adopt(asked, [other for other in urls if other != url])
                 return []
             refusals.append(asked)
         self.error = "; ".join(str(no) for no in refusals)
         return refusals
-
-    async def _ask(self, url: str) -> Client | Refusal:
-        troubles: list[Exception] = []
-
-        async def note(exc: Exception) -> None:
-            if not isinstance(exc, nats.errors.NoServersError):
-                troubles.append(exc)
-
-        config = self._config.nats
-        patience = _ADDRESS_SECS if self.ever else max(0.05, Deadline(self._until).wait(_ADDRESS_SECS))
-        client = Client(tls=config.uses_tls, on_down=self._down)
-        attempt = asyncio.get_running_loop().create_task(
-            client.connect(
-                [url],
-                error_cb=note,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=_FIRST_DELAY,  # type: ignore[arg-type]  # any number will do
-                connect_timeout=patience,  # type: ignore[arg-type]
-                pending_size=_PENDING_BYTES,
-                **options(config),
-                **secrets(config),
-            )
-        )
-        attempt.add_done_callback(_look_at)
-        try:
-            # Not wait_for: nats-py swallows cancellations.
-            await asyncio.wait({attempt}, timeout=patience)
-            if not attempt.done():
-                raise TimeoutError
-            await attempt
-            _check(client)
-            return client
-        except ConfigurationError:
-            client.abort()
-            raise
-        except Exception as exc:
-            client.abort()
-            return refusal(troubles[-1] if troubles else exc, bare(url))
-        finally:
-            attempt.cancel()
 
     def _adopt(self, client: Client, others: list[str]) -> None:
         if self.state == "closed":
@@ -348,7 +294,7 @@ class Connection:
             closed_cb=self._closed_for_good,
             lame_duck_mode_cb=self._lame_duck,
         )
-        client.options["connect_timeout"] = _ADDRESS_SECS
+        client.options["connect_timeout"] = ADDRESS_SECS
         client.handlers.update({sid: entry.handler for sid, entry in self._subscriptions.items()})
         self._client = client
         self._up()
@@ -367,8 +313,9 @@ class Connection:
         else:
             _log.info("NATS connection made (%s)", self._where())
         self.state = "connected"
+        self._at, self._told = self._where(), ""
         self.max_payload = client.max_payload
-        client.options["reconnect_time_wait"] = _FIRST_DELAY
+        client.options["reconnect_time_wait"] = FIRST_DELAY
         self.write(b"".join(_subscribe_command(sid, entry) for sid, entry in self._subscriptions.items()))
         for rider in list(self._riders):
             rider.up()
@@ -380,7 +327,7 @@ class Connection:
         if self.state != "connected":
             return
         self.state = "disconnected"
-        self.error = f"connection lost ({self._where()})"
+        self.error = f"connection lost ({self._at})"
         _log.warning("NATS %s, connecting again", self.error)
         for request in self._requests.values():
             if not request.answer.done():
@@ -425,7 +372,7 @@ class Connection:
         client, self._client = self._client, None
         if self.state == "closed" or client is None:
             return
-        task = asyncio.get_running_loop().create_task(_close(client, 0.0))
+        task = asyncio.get_running_loop().create_task(hang_up(client, 0.0))
         self._dropped.add(task)
         task.add_done_callback(self._dropped.discard)
         if self._config.nats.max_reconnect_attempts >= 0:
@@ -436,8 +383,11 @@ class Connection:
     def _give_up(self, error: MessagingError) -> None:
         if self.state == "closed":
             return
-        self.error = str(error).removeprefix("NATS connection failed: ")
-        _log.error("%s", error)
+        words = str(error)
+        # Each record sent to a dead address asks it anew; that is no news.
+        _log.log(logging.DEBUG if words == self._told else logging.ERROR, "%s", words)
+        self._told = words
+        self.error = words.removeprefix("NATS connection failed: ")
         self._fail_all(error)
 
     def _fail_all(self, error: MessagingError) -> None:
@@ -466,36 +416,3 @@ class Connection:
 
 def _subscribe_command(sid: int, entry: _Subscription) -> bytes:
     return b"SUB %s %s %d\r\n" % (entry.subject.encode(), entry.queue.encode(), sid)
-
-
-def _check(client: Client) -> None:
-    version = str(client.server_info.get("version", ""))
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) < _OLDEST:
-        raise ConfigurationError(
-            f"NATS server {version} is too old: {'.'.join(map(str, _OLDEST))} or later is needed", backend="nats"
-        )
-    if not client.is_connected:
-        raise nats.errors.UnexpectedEOF
-
-
-async def _close(client: Client, patience: float) -> None:
-    """Wait for the server to have read all while the patience lasts, then drop the connection.
-
-    nats-py's own close waits without limit for a peer that reads nothing.
-    """
-    try:
-        if patience and client.is_connected:
-            await asyncio.wait({client.barrier()}, timeout=patience)
-    finally:
-        client.let_go()
-    task = asyncio.get_running_loop().create_task(client.close())
-    task.add_done_callback(_look_at)
-    await asyncio.wait({task}, timeout=_CLOSE_SECS)
-    task.cancel()
-
-
-def _look_at(task: asyncio.Task[None]) -> None:
-    """An error that nobody waits for any more is no news."""
-    if not task.cancelled():
-        task.exception()

@@ -143,7 +143,9 @@ class JetStreamConsumer(MessageConsumer):
             self._all_known = await self._covers(names)
         except NoCover as exc:
             self._dispose()
-            raise SubscribeFailed(str(exc), code="overlap" if exc.overlap else "no_topic", backend="nats") from exc
+            raise SubscribeFailed(
+                str(exc), code="overlap" if exc.overlap else "no_topic", backend="nats"
+            ) from exc
         except ApiError as exc:
             self._dispose()
             code = "denied" if exc.code == DENIED else "no_topic"
@@ -208,18 +210,10 @@ class JetStreamConsumer(MessageConsumer):
         if self._over or free < 1 or not pullers or not self._connection.online:
             return
         held = sum(message.size for message in self._arrivals)
-        free_bytes = self._credit.bytes - self._credit.used_bytes - held
         idle = not self._credit.used and not held
-        if free_bytes < 1 and not idle:
-            return
+        free_bytes = self._credit.bytes - self._credit.used_bytes - held
         for puller in pullers:
-            share = max(1, free // len(pullers))
-            if puller.too_big:
-                if idle and not puller.asked:
-                    puller.pull(1, None)
-            elif puller.asked <= share // 2:
-                share_bytes = max(1, free_bytes // len(pullers) - puller.asked_bytes)
-                puller.pull(share - puller.asked, share_bytes)
+            puller.ask(max(1, free // len(pullers)), free_bytes // len(pullers), idle=idle)
 
     def _ask_soon(self) -> None:
         free = self._credit.messages - self._credit.used - len(self._arrivals)
@@ -304,7 +298,7 @@ class JetStreamConsumer(MessageConsumer):
         try:
             await work()
         except ApiError as exc:
-            _log.warning("%s: %s", self._spec.topic, exc)
+            _log.debug("%s, looked after again soon: %s", self._spec.topic, exc)
         except MessagingError as exc:
             self._fail(exc)
 

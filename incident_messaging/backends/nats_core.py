@@ -70,7 +70,12 @@ class CoreConsumer(MessageConsumer):
 
     def open(self, deadline: Deadline) -> None:
         """See `MessageConsumer.open`."""
-        self._tools.loop.run(self._open, deadline, f"subscribing to {self._spec.topic}")
+        topic = self._spec.topic
+        try:
+            self._tools.loop.run(self._open, deadline, f"subscribing to {topic}")
+        except Timeout as exc:
+            words = f"{topic}: not ready in time, waited for the server to confirm"
+            raise Timeout(words, backend="nats") from exc
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
         """See `MessageConsumer.ack`."""
@@ -92,7 +97,9 @@ class CoreConsumer(MessageConsumer):
     async def _open(self) -> None:
         connection = self._tools.connection
         connection.attach(self)
-        self._sid = connection.listen(self._spec.topic, self._message, self._spec.name if self._spec.group else "")
+        self._sid = connection.listen(
+            self._spec.topic, self._message, self._spec.name if self._spec.group else ""
+        )
         try:
             while not self._over:
                 await connection.until_up()

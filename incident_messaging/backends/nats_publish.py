@@ -30,13 +30,15 @@ _log = logging.getLogger("incident_messaging.nats")
 _RESERVE = 16 * 1024
 #: The server's own limit for the header block of a stored message.
 _MOST_HEADERS = 65_535
+#: Seconds between two tries while a stream takes nothing.
+_PAUSE = 0.1
 _ADDED = ("x-dlq-", "x-redrive-")
 
 
 class Pending:
     """A record on its way."""
 
-    __slots__ = ("deadline", "done", "homeless", "record", "rehomed", "sent")
+    __slots__ = ("deadline", "done", "record", "rehomed", "sent")
 
     def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
         self.record = record
@@ -44,9 +46,7 @@ class Pending:
         self.done = done
         #: Written to a connection at least once: the broker may have it.
         self.sent = False
-        #: No stream took it; waits for one to be made.
-        self.homeless = False
-        #: A stream was made for it already.
+        #: There was a stream for it already when it was looked for.
         self.rehomed = False
 
 
@@ -136,12 +136,10 @@ class Publisher:
         for number in numbers:
             pending = self._pending[number]
             if pending.record.topic in self._held:
-                pending.homeless = True
                 continue
             command = self._command(number, pending.record)
             if command is not None:
                 pending.sent = True
-                pending.homeless = False
                 commands.append(command)
         self._connection.write(b"".join(commands))
 
@@ -162,7 +160,7 @@ class Publisher:
         if pending is None:
             return
         if headers is not None and status_of(headers)[0] == "503":
-            self._no_stream(number, pending)
+            self._no_stream(pending)
             return
         position, duplicate, error = acknowledgement(body)
         self._end(number, position, duplicate, _refused(pending.record, error) if error else None)
@@ -186,26 +184,33 @@ class Publisher:
 
     # -- no stream ------------------------------------------------------------------------------------------
 
-    def _no_stream(self, number: int, pending: Pending) -> None:
-        """Hold back the subject, which keeps its order, and have a stream made for it once."""
-        topic = pending.record.topic
-        if pending.rehomed and topic not in self._held:
-            text = f"no stream covers {topic}, though one was made: is it being deleted?"
-            self._end(number, error=PublishFailed(text, code="no_stream", backend="nats"))
-            return
-        pending.homeless = True
-        if topic not in self._held:
-            self._held.add(topic)
-            task = asyncio.get_running_loop().create_task(self._find_home(topic))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _no_stream(self, pending: Pending) -> None:
+        """Hold back the subject, which keeps its order, until there is a stream for it.
 
-    async def _find_home(self, topic: str) -> None:
+        Where there is one all the same, it has no leader just now (a cluster that lost a node).
+        """
+        topic = pending.record.topic
+        if topic in self._held:
+            return
+        self._held.add(topic)
+        task = asyncio.get_running_loop().create_task(
+            self._find_home(topic, _PAUSE if pending.rehomed else 0.0)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find_home(self, topic: str, pause: float) -> None:
+        await asyncio.sleep(pause)
         error: MessagingError | None = None
         try:
             await asyncio.wait_for(self._streams.cover(topic), self._patience)
-        except (NoCover, ApiError, TimeoutError) as exc:
-            text = str(exc) or f"no stream covers {topic}, and JetStream did not answer when asked for one"
+        except TimeoutError:
+            pass  # JetStream is not itself just now: ask again, as long as the records may wait
+        except NoCover as exc:
+            error = PublishFailed(str(exc), code="no_stream", backend="nats")
+            error.__cause__ = exc
+        except ApiError as exc:
+            text = f"no stream covers {topic}, and JetStream refused to say more: {exc}"
             error = PublishFailed(text, code="no_stream", backend="nats")
             error.__cause__ = exc
         except MessagingError as exc:
@@ -293,5 +298,6 @@ def closed(pending: Pending) -> MessagingError:
     """The error of a record that the end of the broker cut short."""
     if pending.sent:
         return _unknown(pending)
-    return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")
-
+    return BackendUnavailable(
+        "NATS backend closed before the message was sent", code="closed", backend="nats"
+    )

@@ -52,7 +52,6 @@ class Puller:
     Attributes:
         asked: How many messages the server was asked for and has not sent.
         asked_bytes: The same in bytes.
-        too_big: Whether the next message alone exceeds the bytes asked for.
         ready: Whether the consumer on the server is there.
     """
 
@@ -67,7 +66,7 @@ class Puller:
         self.place = place
         self.asked = 0
         self.asked_bytes = 0
-        self.too_big = False
+        self._refused_bytes = 0
         self.ready = False
         self._connection = connection
         self._arrived = arrived
@@ -76,6 +75,7 @@ class Puller:
         self._unsettled: dict[int, Token] = {}
         self._acks = AckMemory(connection)
         self._renewal: asyncio.Task[None] | None = None
+        self._troubled = False
         self._round = 0
         self._heard = 0.0
         self._inbox = connection.new_inbox()
@@ -83,8 +83,22 @@ class Puller:
 
     # -- pulling --------------------------------------------------------------------------------------------
 
-    def pull(self, messages: int, most_bytes: int | None) -> None:
-        """Ask the server for so many more messages, of so many bytes together."""
+    def ask(self, share: int, share_bytes: int, *, idle: bool) -> None:
+        """Ask for what is free of a share, unless enough of it is on its way; ``idle``: nothing is unsettled."""
+        if self.asked > share // 2:
+            return
+        free_bytes = share_bytes - self.asked_bytes
+        if self.asked:
+            # The next request need not wait for the end of this one, but must not be one for a few bytes.
+            if not self._refused_bytes and free_bytes >= max(1, share_bytes // 4):
+                self._pull(share - self.asked, free_bytes)
+        elif idle and self._refused_bytes:
+            self._pull(1, None)  # one message is let through, however large
+        elif free_bytes > self._refused_bytes:
+            # Half of it, for the same reason, unless half was too little.
+            self._pull(share, free_bytes if self._refused_bytes else -(-free_bytes // 2))
+
+    def _pull(self, messages: int, most_bytes: int | None) -> None:
         wish: dict[str, int] = {
             "batch": messages,
             "expires": nanos(_EXPIRES_SECS),
@@ -94,7 +108,7 @@ class Puller:
             wish["max_bytes"] = most_bytes
             self.asked_bytes += most_bytes
         self.asked += messages
-        self.too_big = False
+        self._refused_bytes = 0
         self._heard = asyncio.get_running_loop().time()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.place.stream}.{self.place.name}"
         self._connection.write(
@@ -119,12 +133,14 @@ class Puller:
         try:
             await self.place.secure()
         except ApiError as exc:
-            _log.warning("NATS consumer %s: %s", self.place.name, exc)
+            if not self._troubled:
+                _log.warning("NATS consumer %s, asking on: %s", self.place.name, exc)
+            self._troubled = True
             return False
         except MessagingError as exc:
             self._failed(exc)
             return True
-        self.ready = True
+        self.ready, self._troubled = True, False
         self._changed()
         return True
 
@@ -165,10 +181,11 @@ class Puller:
             return
         words = words.lower()
         if code in ("404", "408") or "exceeds maxbytes" in words or "batch completed" in words:
+            if "exceeds maxbytes" in words:
+                self._refused_bytes = max(1, self.asked_bytes)
             self.asked = max(0, self.asked - int(headers.get("Nats-Pending-Messages", self.asked)))
             left = int(headers.get("Nats-Pending-Bytes", self.asked_bytes))
             self.asked_bytes = max(0, self.asked_bytes - left) if self.asked else 0
-            self.too_big = "exceeds maxbytes" in words
             self._changed()
             return
         # 503: nobody took the request; 409: consumer deleted, leader changed, server shutting down.
@@ -192,13 +209,17 @@ class Puller:
         """Tell the server that these, or all that is unsettled, are being worked on."""
         if self.place.ack_wait:
             chosen = self._unsettled.values() if tokens is None else tokens
-            self._connection.write(b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen))
+            self._connection.write(
+                b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen)
+            )
 
     def give_back(self) -> int:
         """Hand all that is unsettled back to the group; returns how many."""
         given, self._unsettled = self._unsettled, {}
         if self.place.ack_wait:
-            self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values()))
+            self._connection.write(
+                b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values())
+            )
         return len(given)
 
     # -- life -----------------------------------------------------------------------------------------------

@@ -77,8 +77,13 @@ def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
     for line in block.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            pairs.append((name.strip().decode("utf-8", "surrogateescape"), value.strip()))
+            pairs.append((_name_of(name), value.strip()))
     return pairs
+
+
+@lru_cache(maxsize=1024)
+def _name_of(raw: bytes) -> str:
+    return raw.strip().decode("utf-8", "surrogateescape")
 
 
 def status_of(block: bytes | None) -> tuple[str, str, Mapping[str, str]]:
@@ -129,14 +134,14 @@ def metadata(reply: str) -> Metadata:
     if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _ACK_TOKENS:
         raise ValueError(f"not a JetStream reply subject: {reply:.200}")
     at = 2 if len(tokens) == _ACK_TOKENS else 4
-    return Metadata(
-        tokens[at], int(tokens[at + 3]), int(tokens[at + 5]) / 1e9, int(tokens[at + 6])
-    )
+    return Metadata(tokens[at], int(tokens[at + 3]), int(tokens[at + 5]) / 1e9, int(tokens[at + 6]))
 
 
 def decode(raw: bytes) -> str:
     """A header's value as text; bytes that are no UTF-8 by surrogateescape."""
-    return (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "surrogateescape")
+    if b"%" in raw:
+        raw = unquote_to_bytes(raw)
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def acknowledgement(body: bytes) -> tuple[Position | None, bool, dict[str, object]]:

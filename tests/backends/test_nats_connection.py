@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats_kit import Outcomes, Reader, fails, in_time, publish, record
+from nats_kit import Outcomes, Reader, api, fails, in_time, publish, record
 from waiting import takes, until
 
 from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.brokers.cluster import NatsCluster
 from incident_messaging.errors import ConfigurationError, ConnectionFailed, Timeout
 
 Brokers = Callable[..., NatsBroker]
@@ -56,6 +58,13 @@ def test_every_address_is_named(new_broker: Brokers, free_port: int) -> None:
     assert f"(nats://127.0.0.1:{free_port})" in str(error)
     assert "(nats://127.0.0.1:1)" in str(error)
     assert isinstance(error.__cause__, OSError)
+
+
+def test_a_dead_port_is_logged_once(new_broker: Brokers, free_port: int, caplog: Any) -> None:
+    broker = new_broker(f"nats://127.0.0.1:{free_port}")
+    for _ in range(3):
+        fails(broker, record("t.orders"))
+    assert [each.levelno for each in caplog.records] == [logging.ERROR]
 
 
 def test_one_good_address_is_enough(nats_server: Any, new_broker: Brokers, free_port: int) -> None:
@@ -211,7 +220,9 @@ def test_a_long_outage_is_logged_once_per_change(
     assert capfd.readouterr().err == ""
 
 
-def test_a_client_that_closed_for_good_is_replaced(nats_server: Any, broker: NatsBroker, prefix: str, read: Read) -> None:
+def test_a_client_that_closed_for_good_is_replaced(
+    nats_server: Any, broker: NatsBroker, prefix: str, read: Read
+) -> None:
     reader = read(broker, f"{prefix}.orders")
     publish(broker, f"{prefix}.orders", ["0"])
     client = broker._connection._client
@@ -252,7 +263,9 @@ def test_when_attempts_are_counted_the_end_is_told(
     publish(broker, "t.orders", ["1"])  # the next use tries again
 
 
-def test_a_cut_connection_is_made_again(nats_server: Any, broker: NatsBroker, prefix: str, read: Read) -> None:
+def test_a_cut_connection_is_made_again(
+    nats_server: Any, broker: NatsBroker, prefix: str, read: Read
+) -> None:
     reader = read(broker, f"{prefix}.orders")
     for number in range(20):
         client = broker._connection._client
@@ -262,10 +275,28 @@ def test_a_cut_connection_is_made_again(nats_server: Any, broker: NatsBroker, pr
     assert reader.wait(20) == [str(number) for number in range(20)]
 
 
+@pytest.mark.slow
+def test_a_server_that_is_about_to_leave_is_left(new_broker: Brokers, read: Read) -> None:
+    with NatsCluster(3) as cluster:
+        broker = new_broker(",".join(cluster.urls), prefix="t")
+        reader = read(broker, "t.orders")
+        publish(broker, "t.orders", ["0"])
+        server = next(node for node in cluster.nodes if node.url == broker._connection._where())
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGUSR2)  # lame duck mode; its own time is 10 s
+        assert until(
+            lambda: broker._connection._where() != server.url and broker.status().state == "connected", 5.0
+        )
+        publish(broker, "t.orders", ["1"])
+        assert reader.wait(2) == ["0", "1"]
+        assert api(broker._connection._where(), "STREAM.INFO.T")["config"]["num_replicas"] == 3
+
+
 def test_a_child_process_makes_a_new_one_and_harms_no_other(
     nats_server: Any, new_broker: Brokers, prefix: str
 ) -> None:
-    broker = new_broker(nats_server.url, prefix=prefix)
+    # By name: the threads that look it up are not in the child either.
+    broker = new_broker(nats_server.url.replace("127.0.0.1", "localhost"), prefix=prefix)
     publish(broker, f"{prefix}.orders", ["parent"])
     child = os.fork()
     if child == 0:
@@ -288,5 +319,3 @@ def test_many_connections_leave_nothing(nats_server: Any, new_broker: Brokers, p
         broker = new_broker(nats_server.url, prefix=prefix)
         publish(broker, f"{prefix}.orders", [number])
         broker.close(in_time())
-
-

@@ -84,7 +84,9 @@ def test_start_counts_only_for_a_place_that_is_new(broker: NatsBroker, prefix: s
     assert reader.wait(1) == ["1"]
 
 
-def test_members_share_and_groups_do_not(broker: NatsBroker, new_broker: Brokers, nats_server: Any, prefix: str, read: Read) -> None:
+def test_members_share_and_groups_do_not(
+    broker: NatsBroker, new_broker: Brokers, nats_server: Any, prefix: str, read: Read
+) -> None:
     other = new_broker(nats_server.url, prefix=prefix)
     members = [read(each, f"{prefix}.orders", prefetch=10) for each in (broker, other)]
     alone = read(broker, f"{prefix}.orders", group="alone")
@@ -96,9 +98,7 @@ def test_members_share_and_groups_do_not(broker: NatsBroker, new_broker: Brokers
 
 
 def test_wildcards(broker: NatsBroker, prefix: str, read: Read) -> None:
-    star, rest, one = (
-        read(broker, f"{prefix}.{pattern}") for pattern in ("a.*", "a.>", "a.x")
-    )
+    star, rest, one = (read(broker, f"{prefix}.{pattern}") for pattern in ("a.*", "a.>", "a.x"))
     for topic in ("a.x", "a.y", "a.x.deep", "b.x"):
         publish(broker, f"{prefix}.{topic}", [topic])
     assert rest.wait(3) == ["a.x", "a.y", "a.x.deep"]
@@ -180,7 +180,9 @@ def test_a_confirmed_acknowledgement_is_on_the_server(
     reader.ack(reader.seen[:2], in_time())  # again: passed over
 
 
-def test_confirming_to_a_frozen_server_times_out(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
+def test_confirming_to_a_frozen_server_times_out(
+    nats_server_factory: Servers, new_broker: Brokers, read: Read
+) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", ["0"])
@@ -192,7 +194,9 @@ def test_confirming_to_a_frozen_server_times_out(nats_server_factory: Servers, n
     server.thaw()
 
 
-def test_a_slow_handler_keeps_its_message(nats_server: Any, new_broker: Brokers, prefix: str, read: Read) -> None:
+def test_a_slow_handler_keeps_its_message(
+    nats_server: Any, new_broker: Brokers, prefix: str, read: Read
+) -> None:
     broker = new_broker(nats_server.url, prefix=prefix, ack_wait_ms=400)
     other = new_broker(nats_server.url, prefix=prefix)
     publish(broker, f"{prefix}.orders", ["0"])
@@ -205,7 +209,9 @@ def test_a_slow_handler_keeps_its_message(nats_server: Any, new_broker: Brokers,
     assert not until(lambda: fast.seen, QUIET)
 
 
-def test_close_gives_back_in_order_what_was_not_acknowledged(broker: NatsBroker, prefix: str, read: Read) -> None:
+def test_close_gives_back_in_order_what_was_not_acknowledged(
+    broker: NatsBroker, prefix: str, read: Read
+) -> None:
     publish(broker, f"{prefix}.orders", range(20))
     first = read(broker, f"{prefix}.orders", prefetch=10, acks=False)
     first.wait(10)
@@ -221,7 +227,9 @@ def test_close_gives_back_in_order_what_was_not_acknowledged(broker: NatsBroker,
     assert len(first.seen) == seen, "delivered after close"
 
 
-def test_closing_twice_is_harmless_and_a_closed_one_delivers_nothing(broker: NatsBroker, prefix: str, read: Read) -> None:
+def test_closing_twice_is_harmless_and_a_closed_one_delivers_nothing(
+    broker: NatsBroker, prefix: str, read: Read
+) -> None:
     reader = read(broker, f"{prefix}.orders")
     reader.close()
     reader.close()
@@ -232,7 +240,9 @@ def test_closing_twice_is_harmless_and_a_closed_one_delivers_nothing(broker: Nat
 # -- faults -------------------------------------------------------------------------------------------
 
 
-def test_consuming_rides_over_kill_and_restart(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
+def test_consuming_rides_over_kill_and_restart(
+    nats_server_factory: Servers, new_broker: Brokers, read: Read
+) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     reader = read(broker, "t.orders", prefetch=50)
@@ -294,7 +304,9 @@ def test_a_broken_connection_loses_no_place(
     assert reader.bodies == numbers(300)
 
 
-def test_close_with_a_frozen_server_is_bounded(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
+def test_close_with_a_frozen_server_is_bounded(
+    nats_server_factory: Servers, new_broker: Brokers, read: Read
+) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", range(10))
@@ -335,7 +347,9 @@ def test_the_stream_deleted_ends_the_subscription(
     assert error.code == "lost_place"
 
 
-def test_messages_that_aged_unread_are_told_once(nats_server: Any, new_broker: Brokers, prefix: str, read: Read) -> None:
+def test_messages_that_aged_unread_are_told_once(
+    nats_server: Any, new_broker: Brokers, prefix: str, read: Read
+) -> None:
     broker = new_broker(nats_server.url, prefix=prefix, stream_max_age_secs=1, duplicate_window_secs=1)
     publish(broker, f"{prefix}.orders", ["0"])
     read(broker, f"{prefix}.orders").wait(1)
@@ -354,7 +368,9 @@ def test_messages_that_aged_unread_are_told_once(nats_server: Any, new_broker: B
     assert again.wait(1) == ["4"]
 
 
-def test_a_group_on_a_quiet_topic_has_lost_nothing(nats_server: Any, new_broker: Brokers, prefix: str, read: Read) -> None:
+def test_a_group_on_a_quiet_topic_has_lost_nothing(
+    nats_server: Any, new_broker: Brokers, prefix: str, read: Read
+) -> None:
     """Its stream moves on with other topics, whose messages age; the place is told apart from a lost one."""
     broker = new_broker(nats_server.url, prefix=prefix, stream_max_age_secs=1, duplicate_window_secs=1)
     publish(broker, f"{prefix}.quiet", ["0"])
@@ -386,7 +402,11 @@ def test_the_stream_is_made_as_configured(nats_server: Any, new_broker: Brokers,
     made = api(nats_server.url, "STREAM.INFO.MADE-SO")["config"]
     assert made["subjects"] == ["made.so.>"]
     assert (made["retention"], made["storage"], made["discard"]) == ("limits", "file", "new")
-    assert (made["max_age"], made["max_bytes"], made["duplicate_window"]) == (3600 * 10**9, 1_000_000, 60 * 10**9)
+    assert (made["max_age"], made["max_bytes"], made["duplicate_window"]) == (
+        3600 * 10**9,
+        1_000_000,
+        60 * 10**9,
+    )
     assert made["num_replicas"] == 1
 
 
@@ -420,7 +440,9 @@ def test_several_streams_are_read_side_by_side(nats_server: Any, new_broker: Bro
     assert {message.position.stream for message in reader.seen} == {"S-one", "S-two"}
 
 
-def test_without_a_prefix_new_first_levels_are_found(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
+def test_without_a_prefix_new_first_levels_are_found(
+    nats_server_factory: Servers, new_broker: Brokers, read: Read
+) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url, prefix="")
     reader = read(broker, "*.created", start="latest")
@@ -434,11 +456,15 @@ def test_without_a_prefix_new_first_levels_are_found(nats_server_factory: Server
     assert api(server.url, "STREAM.INFO.ALPHA")["config"]["subjects"] == ["alpha", "alpha.>"]
 
 
-def test_two_that_make_the_same_stream_both_succeed(nats_server: Any, new_broker: Brokers, prefix: str, later: Any) -> None:
+def test_two_that_make_the_same_stream_both_succeed(
+    nats_server: Any, new_broker: Brokers, prefix: str, later: Any
+) -> None:
     brokers = [new_broker(nats_server.url, prefix=prefix, stream_max_age_secs=age) for age in (3600, 7200)]
     for broker in brokers:
         broker.connect(in_time())
-    threads = [later(lambda broker=broker: publish(broker, f"{prefix}.orders", range(10))) for broker in brokers]
+    threads = [
+        later(lambda broker=broker: publish(broker, f"{prefix}.orders", range(10))) for broker in brokers
+    ]
     for thread in threads:
         thread.join(PATIENCE)
     assert api(nats_server.url, f"STREAM.INFO.{prefix.upper()}")["state"]["messages"] == 20

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from features import Features
+from foreign import Write
 from waiting import until
 
 from incident_messaging import Delivery, MessagingConfig, MessagingService, RetryPolicy
@@ -24,9 +25,10 @@ QUICK = RetryPolicy(max_attempts=2, initial_delay_secs=0.01, jitter=False)
 class Bench:
     """Services that see one another's messages and nobody else's; closed when the case is over."""
 
-    def __init__(self, features: Features, settings: Mapping[str, Any]) -> None:
+    def __init__(self, features: Features, settings: Mapping[str, Any], write: Write) -> None:
         self.features = features
         self.settings = settings
+        self._write = write
         self._open = ExitStack()
         self._service: MessagingService | None = None
 
@@ -48,6 +50,11 @@ class Bench:
         if self._service is None:
             self._service = self.new_service()
         return self._service
+
+    def write(self, topic: str, body: bytes | None, *, key: str | None = None, **headers: str) -> None:
+        """Write as another client would; of the headers' names ``_`` is ``-``."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._write(f"{self.settings['topic_prefix']}.{topic}", body, key, names)
 
     def publish(self, topic: str, numbers: Iterable[int], *, key: str | Callable[[Any], str] | None = None) -> None:
         """Publish ``{"n": number}`` for each number."""

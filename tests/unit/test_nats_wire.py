@@ -29,7 +29,11 @@ def survives(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
-@given(headers=st.dictionaries(NAME, TEXT, max_size=5), key=st.none() | TEXT, dedup_id=st.text("abc:.-é", min_size=1))
+@given(
+    headers=st.dictionaries(NAME, TEXT, max_size=5),
+    key=st.none() | TEXT,
+    dedup_id=st.text("abc:.-é", min_size=1),
+)
 def test_headers_key_and_id_survive_the_wire(headers: dict[str, str], key: str | None, dedup_id: str) -> None:
     record = Record(topic="t.x", body=b"", headers=headers, key=key, dedup_id=dedup_id)
     block = wire.encode_headers(record)
@@ -60,7 +64,10 @@ def test_a_foreign_writers_per_cent_sign_is_left_alone() -> None:
 
 def test_commands() -> None:
     assert wire.publish_command("a.b", "", b"", b"xy") == b"PUB a.b  2\r\nxy\r\n"
-    assert wire.publish_command("a.b", "r", b"NATS/1.0\r\n\r\n", b"xy") == b"HPUB a.b r 12 14\r\nNATS/1.0\r\n\r\nxy\r\n"
+    assert (
+        wire.publish_command("a.b", "r", b"NATS/1.0\r\n\r\n", b"xy")
+        == b"HPUB a.b r 12 14\r\nNATS/1.0\r\n\r\nxy\r\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,10 @@ def test_another_reply_subject_is_refused() -> None:
     ("block", "expected"),
     [
         (b"NATS/1.0 503\r\n\r\n", ("503", "", {})),
-        (b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Stream: 8\r\n\r\n", ("100", "Idle Heartbeat", {"Nats-Last-Stream": "8"})),
+        (
+            b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Stream: 8\r\n\r\n",
+            ("100", "Idle Heartbeat", {"Nats-Last-Stream": "8"}),
+        ),
         (b"NATS/1.0\r\na: b\r\n\r\n", ("", "", {})),
         (None, ("", "", {})),
     ],
@@ -99,17 +109,29 @@ def test_status_messages(block: bytes | None, expected: tuple[str, str, dict[str
         (b'{"stream":"S","seq":5}', 5, False, None),
         (b'{"stream":"S", "seq":5,"duplicate": true}', 5, True, None),
         (b'{"stream":"S","domain":"hub","seq":5}', 5, False, None),
-        (b'{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}', None, False, "maximum bytes exceeded"),
+        (
+            b'{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}',
+            None,
+            False,
+            "maximum bytes exceeded",
+        ),
     ],
 )
 def test_acknowledgements(body: bytes, sequence: int | None, duplicate: bool, words: str | None) -> None:
     position, again, error = wire.acknowledgement(body)
-    assert (position.sequence if position else None, again, error.get("description")) == (sequence, duplicate, words)
+    assert (position.sequence if position else None, again, error.get("description")) == (
+        sequence,
+        duplicate,
+        words,
+    )
 
 
 LEVELS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4)
 PATTERNS = st.builds(lambda levels, rest: ".".join([*levels, *rest]), LEVELS, st.sampled_from([[], [">"]]))
-SUBJECTS = [".".join(levels) for levels in ("a", "b", "c", "aa", "ab", "ba", "ca", "aab", "abc", "cab", "aaaa", "abcab")]
+SUBJECTS = [
+    ".".join(levels)
+    for levels in ("a", "b", "c", "aa", "ab", "ba", "ca", "aab", "abc", "cab", "aaaa", "abcab")
+]
 
 
 @given(PATTERNS, PATTERNS)
@@ -126,7 +148,13 @@ def test_a_part_matches_nothing_that_the_whole_does_not(inner: str, outer: str) 
 
 @pytest.mark.parametrize(
     ("inner", "outer", "expected"),
-    [("a.b", "a.*", True), ("a.*", "a.b", False), ("a.>", "a.*", False), ("a.b.c", "a.>", True), ("a", "a.>", False)],
+    [
+        ("a.b", "a.*", True),
+        ("a.*", "a.b", False),
+        ("a.>", "a.*", False),
+        ("a.b.c", "a.>", True),
+        ("a", "a.>", False),
+    ],
 )
 def test_parts(inner: str, outer: str, expected: bool) -> None:
     assert is_part(inner, outer) is expected

@@ -68,7 +68,7 @@ def test_a_disabled_service_still_says_what_is_wrong() -> None:
 
 
 def test_the_configuration_is_a_messaging_config() -> None:
-    with pytest.raises(ConfigurationError, match="MessagingConfig.from_mapping"):
+    with pytest.raises(ConfigurationError, match=r"MessagingConfig\.from_mapping"):
         MessagingService({"backend": "memory"})  # type: ignore[arg-type]
     assert MessagingService().config == MessagingConfig()
 
