@@ -28,7 +28,7 @@ from incident_messaging.backends.base import (
 from incident_messaging.backends.kafka_consumer import consumer_for
 from incident_messaging.backends.kafka_link import Link, log
 from incident_messaging.backends.kafka_pending import Pending, PendingRecords
-from incident_messaging.backends.kafka_polling import PollingConsumer
+from incident_messaging.backends.kafka_polling import GRACE, PollingConsumer
 from incident_messaging.backends.kafka_records import header_pairs, key_bytes
 from incident_messaging.backends.kafka_topics import Topics
 from incident_messaging.config import MessagingConfig
@@ -55,7 +55,7 @@ class KafkaBroker(MessageProducer):
 
     def __init__(self, config: MessagingConfig) -> None:
         self._config = config
-        self._link = Link(config.kafka.bootstrap_servers)
+        self._link = Link(config.kafka.bootstrap_servers, login=config.kafka.enable_sasl)
         self._topics = Topics(config.kafka)
         self._lock = threading.RLock()  # guards what follows
         self._changed = threading.Condition(self._lock)  # told when the link or a thread has changed
@@ -114,7 +114,7 @@ class KafkaBroker(MessageProducer):
             consumer.stop(deadline)
         for consumer in consumers:
             consumer.close(deadline)
-        if not self._await_end(Deadline.after((deadline.left() or 0.0) + 0.3)):
+        if not self._await_end(Deadline.after((deadline.left() or 0.0) + GRACE)):
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
             self._lost += self._give_up()
         for thread in filter(None, threads):

@@ -72,7 +72,8 @@ class Link(DebugLog):
         refusal: What they said last.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, *, login: bool = False) -> None:
+        self._login = login
         self.servers = ", ".join(_addresses(bootstrap_servers))
         self.state: Literal["new", "connected", "disconnected"] = "new"
         self.trouble: str | None = None
@@ -107,7 +108,8 @@ class Link(DebugLog):
     def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
         """librdkafka's log; it tells of connections nobody else does."""
         if facility == "APIVERSION":
-            if text.endswith(_CONNECTED):
+            # Versions are told before the login: with one, the first connection shows otherwise (kafka.py).
+            if text.endswith(_CONNECTED) and (self.connected_once or not self._login):
                 self.up()
             elif found := _FETCH.search(text):
                 self._check_version(int(found[1]))

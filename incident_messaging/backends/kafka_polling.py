@@ -38,6 +38,8 @@ _T = TypeVar("_T")
 #: The longest poll, and the poll while somebody waits for what only a poll can bring.
 _SLICE = 0.1
 _QUICK = 0.005
+#: How long a close may overrun its deadline.
+GRACE = 0.2
 #: The longest wait for one answer of the broker outside polls.
 ANSWER = 1.0
 #: How long to leave the broker alone after it did not answer.
@@ -83,6 +85,7 @@ class PollingConsumer(MessageConsumer):
         self._error: MessagingError | None = None
         self._waiting_for = "the broker"
         self._last_trouble = ""
+        self._abandoned = False
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
@@ -137,11 +140,13 @@ class PollingConsumer(MessageConsumer):
     def close(self, deadline: Deadline) -> None:
         """See `MessageConsumer.close`."""
         self.stop(deadline)
-        left = deadline.left()
-        if not self._finished.wait(None if left is None else left + 0.3):
+        left = 0.0 if self._abandoned else deadline.left()
+        if self._finished.wait(None if left is None else left + GRACE):
+            if self._thread is not None:
+                self._thread.join(GRACE)
+        elif not self._abandoned:
+            self._abandoned = True
             log.warning("thread incident-messaging-kafka-%s did not end in time and is left to finish", self._spec.name)
-        elif self._thread is not None:
-            self._thread.join(0.2)
 
     @property
     def over(self) -> bool:

@@ -22,7 +22,7 @@ from incident_messaging.backends.nats_options import Refusal, bare, connection_f
 from incident_messaging.backends.nats_wire import publish_command
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import ConfigurationError, ConnectionFailed, MessagingError
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, MessagingError
 
 _log = logging.getLogger("incident_messaging.nats")
 
@@ -237,7 +237,7 @@ class Connection:
             else:
                 await self._connect_first()
         except MessagingError as exc:
-            self._give_up(exc)
+            self._give_up(self._used_up() if self.ever else exc)
         except asyncio.CancelledError:
             raise
         except Exception as exc:
@@ -376,9 +376,14 @@ class Connection:
         self._dropped.add(task)
         task.add_done_callback(self._dropped.discard)
         if self._config.nats.max_reconnect_attempts >= 0:
-            self._give_up(self.failed("every address was tried often enough"))
+            self._give_up(self._used_up())
         else:
             self.want()
+
+    def _used_up(self) -> BackendUnavailable:
+        attempts = self._config.nats.max_reconnect_attempts
+        text = f"NATS connection lost ({self._addresses()}), and max_reconnect_attempts={attempts} are used up"
+        return BackendUnavailable(text, code="down", backend="nats")
 
     def _give_up(self, error: MessagingError) -> None:
         if self.state == "closed":

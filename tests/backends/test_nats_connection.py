@@ -17,7 +17,7 @@ from waiting import takes, until
 
 from incident_messaging.backends.nats import NatsBroker
 from incident_messaging.brokers.cluster import NatsCluster
-from incident_messaging.errors import ConfigurationError, ConnectionFailed, Timeout
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, Timeout
 
 Brokers = Callable[..., NatsBroker]
 Servers = Callable[..., Any]
@@ -258,7 +258,9 @@ def test_when_attempts_are_counted_the_end_is_told(
     publish(broker, "t.orders", ["0"])
     server.kill()
     error = reader.wait_ended()
-    assert isinstance(error, ConnectionFailed)
+    assert isinstance(error, BackendUnavailable)
+    assert error.code == "down"
+    assert f"max_reconnect_attempts={attempts}" in str(error)
     server.start()
     publish(broker, "t.orders", ["1"])  # the next use tries again
 
