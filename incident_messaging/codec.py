@@ -72,9 +72,7 @@ def _is_name(name: str) -> bool:
 
 def _check_header(name: Any, value: Any) -> None:
     if not isinstance(name, str) or not _is_name(name):
-        raise ConfigurationError(
-            f"header name {shown(name)} is not allowed: printable ASCII without blanks and colons"
-        )
+        raise ConfigurationError(f"header name {shown(name)} is not allowed: printable ASCII without blanks and colons")
     if _is_ours(name):
         raise ConfigurationError(
             f"header {name!r} is reserved: x-message-id, x-key, x-correlation-id, content-type, "
@@ -226,9 +224,7 @@ class Codec:
 
     def _envelope(self, message: Any, correlation_id: str | None) -> MessageEnvelope[Any]:
         if not isinstance(message, MessageEnvelope):
-            return MessageEnvelope(
-                MessageMetadata(correlation_id=correlation_id, source=self._source), message
-            )
+            return MessageEnvelope(MessageMetadata(correlation_id=correlation_id, source=self._source), message)
         metadata = message.metadata
         try:
             check_metadata(metadata)
@@ -239,9 +235,7 @@ class Codec:
         if metadata.source and correlation_id == metadata.correlation_id:
             return message
         source = metadata.source or self._source
-        return MessageEnvelope(
-            attrs.evolve(metadata, source=source, correlation_id=correlation_id), message.payload
-        )
+        return MessageEnvelope(attrs.evolve(metadata, source=source, correlation_id=correlation_id), message.payload)
 
     def _body(self, envelope: MessageEnvelope[Any]) -> bytes:
         try:
@@ -267,9 +261,7 @@ def _record_headers(metadata: MessageMetadata, headers: Mapping[str, str] | None
 
 
 def _metadata(fields: Mapping[str, Any], received: Received) -> MessageMetadata:
-    return read_metadata(
-        fields, received.fallback_id, received.timestamp, received.headers.get(CORRELATION_ID)
-    )
+    return read_metadata(fields, received.fallback_id, received.timestamp, received.headers.get(CORRELATION_ID))
 
 
 def _payload_type(message_type: Any) -> Any:
@@ -280,9 +272,7 @@ def _payload_type(message_type: Any) -> Any:
 
 
 def _unreadable(payload_type: Any, error: Exception, data: bytes) -> SerializationError:
-    return SerializationError(
-        f"not readable as {type_name(payload_type)}: {reason(error)}", code="decode", data=data
-    )
+    return SerializationError(f"not readable as {type_name(payload_type)}: {reason(error)}", code="decode", data=data)
 
 
 @lru_cache(maxsize=1)

@@ -24,9 +24,7 @@ _INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(
-    package_name="incident-messaging", prog_name="incident-messaging", message="%(prog)s %(version)s"
-)
+@click.version_option(package_name="incident-messaging", prog_name="incident-messaging", message="%(prog)s %(version)s")
 def commands() -> None:
     """Incident events over Apache Kafka and NATS."""
 

@@ -35,9 +35,7 @@ MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
 
 #: Escapes from left to right: a surrogate pair, a lone surrogate (the group), any other.
-_ESCAPES = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL
-)
+_ESCAPES = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)
 
 #: An integer beyond 64 bits has at least 19 digits in a row.
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))

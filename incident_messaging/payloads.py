@@ -177,9 +177,7 @@ def _prepared(converter: cattrs.Converter | None, json: JsonText) -> cattrs.Conv
         _guard_containers(own)
         configure_union_passthrough(Union[str, int, float, bool, None], own)  # noqa: UP007
     _add_forms(own)
-    own.register_structure_hook_func(
-        _is_pydantic, lambda value, model: model.model_validate_json(json.encode(value))
-    )
+    own.register_structure_hook_func(_is_pydantic, lambda value, model: model.model_validate_json(json.encode(value)))
     own.register_structure_hook_func(lambda kind: bool(_variants_of(kind)), _read_nested_event)
     # Left as they are, for the walk over the result to tag them.
     own.register_unstructure_hook_func(

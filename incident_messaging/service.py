@@ -650,9 +650,7 @@ class MessagingService:
             raise BackendUnavailable(f"{call} would wait for itself on the thread {name}", code="loop_thread")
 
 
-def _until(
-    subscription: Subscription[Any], timeout: float | None, limit: int | None
-) -> Iterator[Delivery[Any] | None]:
+def _until(subscription: Subscription[Any], timeout: float | None, limit: int | None) -> Iterator[Delivery[Any] | None]:
     """The way through a ``consume``: ``None`` first, since only a generator that began ends with its ``finally``."""
     try:
         yield None

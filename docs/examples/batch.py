@@ -26,9 +26,7 @@ def events(incidents: int) -> Iterator[IncidentEvent]:
 
 with MessagingService(MessagingConfig.from_env()) as service:
     try:
-        result = service.publish_batch(
-            lambda event: event.topic, events(1_000), key=lambda event: event.incident_id
-        )
+        result = service.publish_batch(lambda event: event.topic, events(1_000), key=lambda event: event.incident_id)
     except PublishFailed as error:
         raise SystemExit(f"{error}; published: {len(error.result)}") from error
     print(f"published {len(result)} events")

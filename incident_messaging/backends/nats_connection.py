@@ -29,9 +29,7 @@ _log = logging.getLogger("incident_messaging.nats")
 #: How often the client is looked after.
 _WATCH_SECS = 0.5
 
-_DENIED = re.compile(
-    r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\""
-)
+_DENIED = re.compile(r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\"")
 
 
 class Rider(Protocol):

@@ -100,9 +100,7 @@ class JetStreamConsumer(MessageConsumer):
         try:
             self._tools.loop.run(self._open, deadline, f"subscribing to {topic}")
         except Timeout as exc:
-            raise Timeout(
-                f"{topic}: not ready in time, waited for {self._waits_for}", backend="nats"
-            ) from exc
+            raise Timeout(f"{topic}: not ready in time, waited for {self._waits_for}", backend="nats") from exc
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
         """See `MessageConsumer.ack`."""
@@ -143,9 +141,7 @@ class JetStreamConsumer(MessageConsumer):
             self._all_known = await self._covers(names)
         except NoCover as exc:
             self._dispose()
-            raise SubscribeFailed(
-                str(exc), code="overlap" if exc.overlap else "no_topic", backend="nats"
-            ) from exc
+            raise SubscribeFailed(str(exc), code="overlap" if exc.overlap else "no_topic", backend="nats") from exc
         except ApiError as exc:
             self._dispose()
             code = "denied" if exc.code == DENIED else "no_topic"

@@ -97,9 +97,7 @@ class CoreConsumer(MessageConsumer):
     async def _open(self) -> None:
         connection = self._tools.connection
         connection.attach(self)
-        self._sid = connection.listen(
-            self._spec.topic, self._message, self._spec.name if self._spec.group else ""
-        )
+        self._sid = connection.listen(self._spec.topic, self._message, self._spec.name if self._spec.group else "")
         try:
             while not self._over:
                 await connection.until_up()

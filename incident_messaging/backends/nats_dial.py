@@ -28,9 +28,7 @@ _TIDY_SECS = 0.1
 _PENDING_BYTES = 1 << 40
 
 
-async def dial(
-    config: NatsConfig, url: str, patience: float, on_down: Callable[[], None]
-) -> Client | Refusal:
+async def dial(config: NatsConfig, url: str, patience: float, on_down: Callable[[], None]) -> Client | Refusal:
     """A connected client, or why the address is of no use.
 
     Raises:
@@ -97,9 +95,7 @@ def _check(client: Client) -> None:
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is not None and (int(numbers[1]), int(numbers[2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        raise ConfigurationError(
-            f"NATS server {version} is too old: {oldest} or later is needed", backend="nats"
-        )
+        raise ConfigurationError(f"NATS server {version} is too old: {oldest} or later is needed", backend="nats")
     if not client.is_connected:
         raise nats.errors.UnexpectedEOF
 

@@ -79,9 +79,7 @@ def refusal(exc: BaseException, address: str = "") -> Refusal:
     if isinstance(exc, OSError):
         return Refusal("unreachable", _system_words(exc), cause=exc, address=address)
     words = str(exc).removeprefix("nats: ").strip("'\" ") or type(exc).__name__
-    code: Literal["unreachable", "unauthorized"] = (
-        "unauthorized" if _UNAUTHORIZED.search(words) else "unreachable"
-    )
+    code: Literal["unreachable", "unauthorized"] = "unauthorized" if _UNAUTHORIZED.search(words) else "unreachable"
     return Refusal(code, words.lower(), cause=exc, address=address)
 
 

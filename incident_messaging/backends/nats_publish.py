@@ -193,9 +193,7 @@ class Publisher:
         if topic in self._held:
             return
         self._held.add(topic)
-        task = asyncio.get_running_loop().create_task(
-            self._find_home(topic, _PAUSE if pending.rehomed else 0.0)
-        )
+        task = asyncio.get_running_loop().create_task(self._find_home(topic, _PAUSE if pending.rehomed else 0.0))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -298,6 +296,4 @@ def closed(pending: Pending) -> MessagingError:
     """The error of a record that the end of the broker cut short."""
     if pending.sent:
         return _unknown(pending)
-    return BackendUnavailable(
-        "NATS backend closed before the message was sent", code="closed", backend="nats"
-    )
+    return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")

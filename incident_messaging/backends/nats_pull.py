@@ -111,9 +111,7 @@ class Puller:
         self._refused_bytes = 0
         self._heard = asyncio.get_running_loop().time()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.place.stream}.{self.place.name}"
-        self._connection.write(
-            publish_command(subject, f"{self._inbox}{self._round}", b"", json.dumps(wish).encode())
-        )
+        self._connection.write(publish_command(subject, f"{self._inbox}{self._round}", b"", json.dumps(wish).encode()))
 
     def renew(self, pause: float = 0.0) -> None:
         """Forget what was asked, see that the consumer is there, and then ask anew."""
@@ -209,17 +207,13 @@ class Puller:
         """Tell the server that these, or all that is unsettled, are being worked on."""
         if self.place.ack_wait:
             chosen = self._unsettled.values() if tokens is None else tokens
-            self._connection.write(
-                b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen)
-            )
+            self._connection.write(b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen))
 
     def give_back(self) -> int:
         """Hand all that is unsettled back to the group; returns how many."""
         given, self._unsettled = self._unsettled, {}
         if self.place.ack_wait:
-            self._connection.write(
-                b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values())
-            )
+            self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values()))
         return len(given)
 
     # -- life -----------------------------------------------------------------------------------------------

@@ -188,9 +188,7 @@ class Streams:
 
     async def _in_the_way(self, error: ApiError, subject: str, name: str, subjects: list[str]) -> Exception:
         if error.code == _NAME_IN_USE:
-            return NoCover(
-                f"stream {name} exists and does not cover {subject}: add it to the stream's subjects"
-            )
+            return NoCover(f"stream {name} exists and does not cover {subject}: add it to the stream's subjects")
         if error.code != _OVERLAP:
             return NoCover(f"no stream covers {subject}, and {name} could not be made: {error}")
         others = sorted({other for each in subjects for other in await self.find(each)})

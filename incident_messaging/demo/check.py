@@ -28,9 +28,7 @@ def in_order(backend: MessagingBackend) -> tuple[Lane, str]:
     return _LANES[backend]
 
 
-def differences(
-    published: Iterable[IncidentEvent], consumed: Iterable[IncidentEvent], lane: Lane
-) -> list[str]:
+def differences(published: Iterable[IncidentEvent], consumed: Iterable[IncidentEvent], lane: Lane) -> list[str]:
     """What is missing, came too often, was never published or is out of order, in words; empty if nothing.
 
     Args:
@@ -39,9 +37,7 @@ def differences(
         lane: Events of which it gives the same value are to be in order.
     """
     expected, seen = _by_lane(published, lane), _by_lane(consumed, lane)
-    return [
-        words for name in expected | seen for words in _compare(expected.get(name, []), seen.get(name, []))
-    ]
+    return [words for name in expected | seen for words in _compare(expected.get(name, []), seen.get(name, []))]
 
 
 def _by_lane(events: Iterable[IncidentEvent], lane: Lane) -> dict[Hashable, list[IncidentEvent]]:

@@ -72,9 +72,7 @@ def changes(row: Row, before: Row) -> Iterator[IncidentEvent]:
     if _level(row) > _level(before):
         yield IncidentEscalated(incident, escalation_level=_level(row))
     if state == "Resolved" != before["incident_state"] and row["resolved_at"] != _UNKNOWN:
-        yield IncidentResolved(
-            incident, resolution_time_secs=_time(row["resolved_at"]) - _time(row["opened_at"])
-        )
+        yield IncidentResolved(incident, resolution_time_secs=_time(row["resolved_at"]) - _time(row["opened_at"]))
 
 
 def made_up_events(incidents: int = 120) -> list[IncidentEvent]:
@@ -107,9 +105,7 @@ def _update(row: Row, before: Row | None, count: int) -> Iterator[IncidentEvent]
         return
     told = list(changes(row, before))
     yield from told or [
-        IncidentCommentAdded(
-            row["number"], comment_id=f"{row['number']}-{count}", author=row["sys_updated_by"]
-        )
+        IncidentCommentAdded(row["number"], comment_id=f"{row['number']}-{count}", author=row["sys_updated_by"])
     ]
 
 

@@ -47,9 +47,7 @@ def run(events: Sequence[IncidentEvent], backend: MessagingBackend, view: View) 
     return found
 
 
-def _replay(
-    config: MessagingConfig, events: Sequence[IncidentEvent], view: View
-) -> tuple[list[Witness], list[str]]:
+def _replay(config: MessagingConfig, events: Sequence[IncidentEvent], view: View) -> tuple[list[Witness], list[str]]:
     """Publish the events while witnesses consume them; the witnesses, and which subscriptions failed."""
     arrived = threading.Condition()
     readers = ThreadPoolExecutor(thread_name_prefix="demo-iterator")

@@ -49,9 +49,7 @@ class View:
             self._console.print(self._table(witnesses))
             return
         publishing = self._progress.add_task("published", total=total)
-        consuming = self._progress.add_task(
-            "consumed", total=sum(len(witness.expected) for witness in witnesses)
-        )
+        consuming = self._progress.add_task("consumed", total=sum(len(witness.expected) for witness in witnesses))
 
         def render() -> Group:
             self._progress.update(publishing, completed=self._published.total())

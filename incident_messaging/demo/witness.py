@@ -51,7 +51,4 @@ class Witness:
     def differences(self) -> list[str]:
         """How what was seen differs from what was expected, in words."""
         lane, _ = in_order(self.backend)
-        return [
-            f"{self.backend.value}, {self.name}: {words}"
-            for words in differences(self.expected, self.seen, lane)
-        ]
+        return [f"{self.backend.value}, {self.name}: {words}" for words in differences(self.expected, self.seen, lane)]

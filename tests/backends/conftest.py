@@ -93,9 +93,7 @@ def fake_server() -> Iterator[Callable[..., int]]:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             greeting = {"server_id": "x", "version": "2.10.0", "headers": True, "max_payload": 1024} | info
-            thread = threading.Thread(
-                target=_serve, args=(listener, greeting), name="fake-server", daemon=True
-            )
+            thread = threading.Thread(target=_serve, args=(listener, greeting), name="fake-server", daemon=True)
             thread.start()
             stack.callback(thread.join, 5.0)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)

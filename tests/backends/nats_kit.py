@@ -132,9 +132,7 @@ class Reader:
         return [(message.body or b"").decode(errors="replace") for message in list(self.seen)]
 
     def wait(self, count: int, seconds: float = PATIENCE) -> list[str]:
-        assert until(lambda: len(self.seen) >= count, seconds), (
-            f"{self.bodies[-20:]} of {count}; {self.error}"
-        )
+        assert until(lambda: len(self.seen) >= count, seconds), f"{self.bodies[-20:]} of {count}; {self.error}"
         return self.bodies
 
     def wait_ended(self, seconds: float = PATIENCE) -> MessagingError:

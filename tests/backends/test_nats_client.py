@@ -51,9 +51,7 @@ async def abandon(client: NatsPyClient) -> None:
 
 
 @BOTH
-def test_a_late_pong_kills_the_reader(
-    nats_server_factory: Callable[..., Any], make: Make, faulty: bool
-) -> None:
+def test_a_late_pong_kills_the_reader(nats_server_factory: Callable[..., Any], make: Make, faulty: bool) -> None:
     server = nats_server_factory()
 
     async def work() -> None:
@@ -107,9 +105,7 @@ def plaintext_server() -> Iterator[tuple[int, bytearray]]:
                     peer, _ = listener.accept()
                     with peer:
                         peer.settimeout(5.0)
-                        peer.sendall(
-                            b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1024}\r\n'
-                        )
+                        peer.sendall(b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1024}\r\n')
                         while data := peer.recv(4096):
                             heard.extend(data)
                             if b"PING" in data:
@@ -147,12 +143,8 @@ def test_credentials_go_out_in_the_clear_although_tls_is_asked_for(make: Make, f
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "words", ["'user authentication expired'", "'authorization violation'", "'server shutdown'"]
-)
-def test_an_error_of_the_server_closes_for_good(
-    nats_server: Any, make: Make, faulty: bool, words: str
-) -> None:
+@pytest.mark.parametrize("words", ["'user authentication expired'", "'authorization violation'", "'server shutdown'"])
+def test_an_error_of_the_server_closes_for_good(nats_server: Any, make: Make, faulty: bool, words: str) -> None:
     async def work() -> None:
         client = make()
         await client.connect(nats_server.url, error_cb=quiet, max_reconnect_attempts=-1)
@@ -167,9 +159,7 @@ def test_an_error_of_the_server_closes_for_good(
 
 
 @BOTH
-def test_a_reconnect_waits_for_a_frozen_peer(
-    nats_server_factory: Callable[..., Any], make: Make, faulty: bool
-) -> None:
+def test_a_reconnect_waits_for_a_frozen_peer(nats_server_factory: Callable[..., Any], make: Make, faulty: bool) -> None:
     server = nats_server_factory()
 
     async def work() -> None:
@@ -179,9 +169,7 @@ def test_a_reconnect_waits_for_a_frozen_peer(
             lost.set()
 
         client = make()
-        await client.connect(
-            server.url, error_cb=quiet, disconnected_cb=disconnected, max_reconnect_attempts=-1
-        )
+        await client.connect(server.url, error_cb=quiet, disconnected_cb=disconnected, max_reconnect_attempts=-1)
         server.freeze()
         transport = client._transport
         assert transport is not None

@@ -108,9 +108,7 @@ def test_a_wrong_password_is_said_at_once_and_never_shown(
     assert fails(broker, record("t.orders")).code == "unauthorized"
 
 
-def test_a_password_changed_while_connected(
-    nats_server_factory: Servers, new_broker: Brokers, tmp_path: Path
-) -> None:
+def test_a_password_changed_while_connected(nats_server_factory: Servers, new_broker: Brokers, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("right")
     server = nats_server_factory(config=PASSWORD)
@@ -232,9 +230,7 @@ def test_a_client_that_closed_for_good_is_replaced(
     assert reader.wait(2) == ["0", "1"]
 
 
-def test_a_client_whose_reader_died_is_replaced(
-    nats_server: Any, new_broker: Brokers, prefix: str, read: Read
-) -> None:
+def test_a_client_whose_reader_died_is_replaced(nats_server: Any, new_broker: Brokers, prefix: str, read: Read) -> None:
     # What the server has sent to the dead one comes again after the ack time-out.
     broker = new_broker(nats_server.url, prefix=prefix, ack_wait_ms=1000)
     reader = read(broker, f"{prefix}.orders")
@@ -265,9 +261,7 @@ def test_when_attempts_are_counted_the_end_is_told(
     publish(broker, "t.orders", ["1"])  # the next use tries again
 
 
-def test_a_cut_connection_is_made_again(
-    nats_server: Any, broker: NatsBroker, prefix: str, read: Read
-) -> None:
+def test_a_cut_connection_is_made_again(nats_server: Any, broker: NatsBroker, prefix: str, read: Read) -> None:
     reader = read(broker, f"{prefix}.orders")
     for number in range(20):
         client = broker._connection._client
@@ -286,17 +280,13 @@ def test_a_server_that_is_about_to_leave_is_left(new_broker: Brokers, read: Read
         server = next(node for node in cluster.nodes if node.url == broker._connection._where())
         assert server.pid is not None
         os.kill(server.pid, signal.SIGUSR2)  # lame duck mode; its own time is 10 s
-        assert until(
-            lambda: broker._connection._where() != server.url and broker.status().state == "connected", 5.0
-        )
+        assert until(lambda: broker._connection._where() != server.url and broker.status().state == "connected", 5.0)
         publish(broker, "t.orders", ["1"])
         assert reader.wait(2) == ["0", "1"]
         assert api(broker._connection._where(), "STREAM.INFO.T")["config"]["num_replicas"] == 3
 
 
-def test_a_child_process_makes_a_new_one_and_harms_no_other(
-    nats_server: Any, new_broker: Brokers, prefix: str
-) -> None:
+def test_a_child_process_makes_a_new_one_and_harms_no_other(nats_server: Any, new_broker: Brokers, prefix: str) -> None:
     # By name: the threads that look it up are not in the child either.
     broker = new_broker(nats_server.url.replace("127.0.0.1", "localhost"), prefix=prefix)
     publish(broker, f"{prefix}.orders", ["parent"])

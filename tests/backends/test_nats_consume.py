@@ -180,9 +180,7 @@ def test_a_confirmed_acknowledgement_is_on_the_server(
     reader.ack(reader.seen[:2], in_time())  # again: passed over
 
 
-def test_confirming_to_a_frozen_server_times_out(
-    nats_server_factory: Servers, new_broker: Brokers, read: Read
-) -> None:
+def test_confirming_to_a_frozen_server_times_out(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", ["0"])
@@ -194,9 +192,7 @@ def test_confirming_to_a_frozen_server_times_out(
     server.thaw()
 
 
-def test_a_slow_handler_keeps_its_message(
-    nats_server: Any, new_broker: Brokers, prefix: str, read: Read
-) -> None:
+def test_a_slow_handler_keeps_its_message(nats_server: Any, new_broker: Brokers, prefix: str, read: Read) -> None:
     broker = new_broker(nats_server.url, prefix=prefix, ack_wait_ms=400)
     other = new_broker(nats_server.url, prefix=prefix)
     publish(broker, f"{prefix}.orders", ["0"])
@@ -209,9 +205,7 @@ def test_a_slow_handler_keeps_its_message(
     assert not until(lambda: fast.seen, QUIET)
 
 
-def test_close_gives_back_in_order_what_was_not_acknowledged(
-    broker: NatsBroker, prefix: str, read: Read
-) -> None:
+def test_close_gives_back_in_order_what_was_not_acknowledged(broker: NatsBroker, prefix: str, read: Read) -> None:
     publish(broker, f"{prefix}.orders", range(20))
     first = read(broker, f"{prefix}.orders", prefetch=10, acks=False)
     first.wait(10)
@@ -240,9 +234,7 @@ def test_closing_twice_is_harmless_and_a_closed_one_delivers_nothing(
 # -- faults -------------------------------------------------------------------------------------------
 
 
-def test_consuming_rides_over_kill_and_restart(
-    nats_server_factory: Servers, new_broker: Brokers, read: Read
-) -> None:
+def test_consuming_rides_over_kill_and_restart(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     reader = read(broker, "t.orders", prefetch=50)
@@ -304,9 +296,7 @@ def test_a_broken_connection_loses_no_place(
     assert reader.bodies == numbers(300)
 
 
-def test_close_with_a_frozen_server_is_bounded(
-    nats_server_factory: Servers, new_broker: Brokers, read: Read
-) -> None:
+def test_close_with_a_frozen_server_is_bounded(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", range(10))
@@ -462,9 +452,7 @@ def test_two_that_make_the_same_stream_both_succeed(
     brokers = [new_broker(nats_server.url, prefix=prefix, stream_max_age_secs=age) for age in (3600, 7200)]
     for broker in brokers:
         broker.connect(in_time())
-    threads = [
-        later(lambda broker=broker: publish(broker, f"{prefix}.orders", range(10))) for broker in brokers
-    ]
+    threads = [later(lambda broker=broker: publish(broker, f"{prefix}.orders", range(10))) for broker in brokers]
     for thread in threads:
         thread.join(PATIENCE)
     assert api(nats_server.url, f"STREAM.INFO.{prefix.upper()}")["state"]["messages"] == 20

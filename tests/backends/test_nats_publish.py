@@ -145,9 +145,7 @@ def test_kill_and_restart_loses_nothing_and_keeps_the_order(
     assert reader.bodies == ["first", *map(str, range(3000))]
 
 
-def test_while_the_server_is_away_records_wait_for_it(
-    nats_server_factory: Servers, new_broker: Brokers
-) -> None:
+def test_while_the_server_is_away_records_wait_for_it(nats_server_factory: Servers, new_broker: Brokers) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", ["first"])
@@ -163,9 +161,7 @@ def test_while_the_server_is_away_records_wait_for_it(
         assert outcomes.wait() == [None]
 
 
-def test_a_frozen_server_leaves_the_outcome_unknown(
-    nats_server_factory: Servers, new_broker: Brokers
-) -> None:
+def test_a_frozen_server_leaves_the_outcome_unknown(nats_server_factory: Servers, new_broker: Brokers) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", ["first"])
@@ -181,9 +177,7 @@ def test_a_frozen_server_leaves_the_outcome_unknown(
     assert [duplicate for _, _, duplicate, _ in again.told] == [True]
 
 
-def test_a_silent_server_is_noticed_by_pings_and_left(
-    nats_server_factory: Servers, new_broker: Brokers
-) -> None:
+def test_a_silent_server_is_noticed_by_pings_and_left(nats_server_factory: Servers, new_broker: Brokers) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url, ping_interval_secs=0.2)
     publish(broker, "t.orders", ["first"])
@@ -215,9 +209,7 @@ def test_what_the_server_would_not_take_is_refused_before_it_is_sent(
     assert broker.status().error is None, "the connection was lost over it"
 
 
-def test_a_dead_letter_may_use_what_is_kept_free_for_it(
-    nats_server_factory: Servers, new_broker: Brokers
-) -> None:
+def test_a_dead_letter_may_use_what_is_kept_free_for_it(nats_server_factory: Servers, new_broker: Brokers) -> None:
     server = nats_server_factory(max_payload=2048)
     broker = new_broker(server.url)
     body = "x" * 1800
@@ -261,9 +253,7 @@ def test_a_full_stream_says_so(nats_server: Any, new_broker: Brokers, prefix: st
         outcomes.send(broker, record(f"{prefix}.orders", b"x" * 1000))
     errors = [error for error in outcomes.wait() if error is not None]
     assert errors
-    assert {(type(error), error.code, error.retryable) for error in errors} == {
-        (PublishFailed, "stream_full", True)
-    }
+    assert {(type(error), error.code, error.retryable) for error in errors} == {(PublishFailed, "stream_full", True)}
 
 
 def test_a_subject_that_is_denied_ends_soon_and_harms_no_other(
@@ -300,9 +290,7 @@ def test_close_sends_what_was_handed_over(nats_server: Any, broker: NatsBroker, 
     assert api(nats_server.url, f"STREAM.INFO.{prefix.upper()}")["state"]["messages"] == 2000
 
 
-def test_close_with_a_frozen_server_is_bounded_and_counts(
-    nats_server_factory: Servers, new_broker: Brokers
-) -> None:
+def test_close_with_a_frozen_server_is_bounded_and_counts(nats_server_factory: Servers, new_broker: Brokers) -> None:
     server = nats_server_factory()
     broker = new_broker(server.url)
     publish(broker, "t.orders", ["first"])

@@ -45,9 +45,7 @@ def test_what_was_never_published_is_named(broker: MessagingBackend) -> None:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_swap_within_a_topic_of_an_incident_is_named(broker: MessagingBackend) -> None:
     first, second = [
-        place
-        for place, event in enumerate(EVENTS)
-        if event.incident_id == "DEMO-0005" and event.type == "StateChanged"
+        place for place, event in enumerate(EVENTS) if event.incident_id == "DEMO-0005" and event.type == "StateChanged"
     ]
     seen = list(EVENTS)
     seen[first], seen[second] = seen[second], seen[first]
@@ -61,9 +59,7 @@ def test_a_swap_across_topics_of_an_incident_counts_where_a_broker_keeps_that_or
     first, second = [place for place, event in enumerate(EVENTS) if event.incident_id == "DEMO-0005"][:2]
     seen = list(EVENTS)
     seen[first], seen[second] = seen[second], seen[first]
-    assert found(seen, MessagingBackend.NATS) == [
-        f"out of order: {EVENTS[second]} came before {EVENTS[first]}"
-    ]
+    assert found(seen, MessagingBackend.NATS) == [f"out of order: {EVENTS[second]} came before {EVENTS[first]}"]
     assert found(seen, MessagingBackend.KAFKA) == []
 
 

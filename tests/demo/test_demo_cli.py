@@ -117,17 +117,13 @@ def test_without_a_sample_the_events_are_made_up_and_that_is_said(
     result = demo("--backend", "nats")
     assert result.exit_code == 0, result.output
     assert "the events are made up" in result.output
-    assert all(
-        variant in result.output for variant in ("PlaybookStarted", "PlaybookCompleted", "AlertCorrelated")
-    )
+    assert all(variant in result.output for variant in ("PlaybookStarted", "PlaybookCompleted", "AlertCorrelated"))
 
 
 # -- when it fails -------------------------------------------------------------------------------------
 
 
-def test_what_differs_is_named_and_the_exit_code_says_so(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_differs_is_named_and_the_exit_code_says_so(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note = Witness.note
 
     def note_resolved_twice(witness: Witness, delivery: Delivery[Any]) -> None:
@@ -225,9 +221,7 @@ def test_version() -> None:
 def test_help_names_options_and_exit_codes() -> None:
     result = demo("--help")
     assert result.exit_code == 0
-    assert all(
-        word in result.output for word in ("--backend", "--file", "--limit", "Exit code", "nats|kafka|both")
-    )
+    assert all(word in result.output for word in ("--backend", "--file", "--limit", "Exit code", "nats|kafka|both"))
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

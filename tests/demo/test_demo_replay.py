@@ -50,9 +50,7 @@ def test_sample_is_a_few_hundred_rows_of_whole_incidents(rows: list[dict[str, st
                if row["number"] != following["number"])  # fmt: skip
 
 
-def test_every_incident_is_created_once_and_first(
-    events: list[IncidentEvent], rows: list[dict[str, str]]
-) -> None:
+def test_every_incident_is_created_once_and_first(events: list[IncidentEvent], rows: list[dict[str, str]]) -> None:
     firsts: dict[str, IncidentEvent] = {}
     for event in events:
         firsts.setdefault(event.incident_id, event)
@@ -78,9 +76,7 @@ def test_every_row_gives_an_event(tmp_path: Path) -> None:
     assert all(fewer < more for fewer, more in pairwise(counts))
 
 
-def test_resolved_takes_from_opened_to_resolved(
-    events: list[IncidentEvent], rows: list[dict[str, str]]
-) -> None:
+def test_resolved_takes_from_opened_to_resolved(events: list[IncidentEvent], rows: list[dict[str, str]]) -> None:
     def time(text: str) -> datetime:
         return datetime.strptime(text, "%d-%m-%Y %H:%M")
 
@@ -113,9 +109,7 @@ def test_one_row_may_tell_several_things(tmp_path: Path) -> None:
 
 def test_incidents_whose_rows_are_mixed_are_told_apart(tmp_path: Path) -> None:
     row = "{},{},3 - Moderate,?,Category 1,Symptom 1,29-02-2016 01:16,?,Updated by 1"
-    path = log(
-        tmp_path, *(row.format(*of) for of in [("A", "New"), ("B", "New"), ("A", "Active"), ("B", "Active")])
-    )
+    path = log(tmp_path, *(row.format(*of) for of in [("A", "New"), ("B", "New"), ("A", "Active"), ("B", "Active")]))
     assert [(event.incident_id, event.type) for event in read_log(path)] == [
         ("A", "Created"), ("B", "Created"), ("A", "StateChanged"), ("B", "StateChanged"),
     ]  # fmt: skip
@@ -140,9 +134,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, line: str, words: st
 
 def test_a_file_that_is_no_log_is_told_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match="no column incident_state, priority"):
-        read_log(
-            log(tmp_path, head="number,assigned_to,category,u_symptom,opened_at,resolved_at,sys_updated_by")
-        )
+        read_log(log(tmp_path, head="number,assigned_to,category,u_symptom,opened_at,resolved_at,sys_updated_by"))
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

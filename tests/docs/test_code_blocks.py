@@ -27,11 +27,15 @@ def _named(page: Path) -> str:
 def _environment(page: Path, where: str, **more: str) -> dict[str, str]:
     """What a page's code finds in its environment: where the brokers of this session are."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("INCIDENT_MESSAGING_")}
-    return kept | more | {
-        "PYTHONPATH": os.pathsep.join([str(Path(page_code.__file__).parent), str(Path(__file__).parents[1])]),
-        "INCIDENT_MESSAGING_BACKEND": where,
-        "INCIDENT_MESSAGING_TOPIC_PREFIX": re.sub(r"\W+", "-", f"docs-{_named(page)}-{where}"),
-    }
+    return (
+        kept
+        | more
+        | {
+            "PYTHONPATH": os.pathsep.join([str(Path(page_code.__file__).parent), str(Path(__file__).parents[1])]),
+            "INCIDENT_MESSAGING_BACKEND": where,
+            "INCIDENT_MESSAGING_TOPIC_PREFIX": re.sub(r"\W+", "-", f"docs-{_named(page)}-{where}"),
+        }
+    )
 
 
 def _python(*arguments: str, **options) -> None:

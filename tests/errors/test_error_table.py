@@ -306,9 +306,7 @@ def test_a_message_over_the_limit_is_refused_before_it_is_sent(
 
 
 @row(PublishFailed, "too_large")
-def test_a_message_over_the_nats_servers_limit(
-    provoked: Provoked, service_on: Make, nats_server_factory: Any
-) -> None:
+def test_a_message_over_the_nats_servers_limit(provoked: Provoked, service_on: Make, nats_server_factory: Any) -> None:
     server = nats_server_factory(max_payload=100_000)
     service = service_on(backend="nats", nats={"servers": [server.url]})
     service.publish("orders", {"n": 1})
@@ -328,9 +326,7 @@ def test_a_message_over_the_kafka_topics_limit(
 
 
 @row(PublishFailed, "denied")
-def test_nats_denies_publishing(
-    provoked: Provoked, service_on: Make, nats_server_factory: Any, prefix: str
-) -> None:
+def test_nats_denies_publishing(provoked: Provoked, service_on: Make, nats_server_factory: Any, prefix: str) -> None:
     rights = f'{{ publish: {{ deny: ["{prefix}.secret"] }} }}'
     server = nats_server_factory(
         config=f'authorization {{ users = [ {{ user: "app", password: "p", permissions: {rights} }} ] }}'
@@ -364,9 +360,7 @@ def deny(broker: KafkaBroker, resource: ResourceType, name: str, operation: AclO
 
 
 @row(PublishFailed, "denied")
-def test_kafka_denies_publishing(
-    guarded_kafka: KafkaBroker, provoked: Provoked, service_on: Make, prefix: str
-) -> None:
+def test_kafka_denies_publishing(guarded_kafka: KafkaBroker, provoked: Provoked, service_on: Make, prefix: str) -> None:
     service = service_on(backend="kafka", kafka={"bootstrap_servers": guarded_kafka.bootstrap_servers})
     service.publish("open", {"n": 1})
     service.publish("secret", {"n": 1})
@@ -448,9 +442,7 @@ def test_no_topic_for_the_dead_letters(provoked: Provoked, on_kafka: Make, prefi
 
 
 @row(SubscribeFailed, "denied")
-def test_nats_denies_subscribing(
-    provoked: Provoked, service_on: Make, nats_server_factory: Any
-) -> None:
+def test_nats_denies_subscribing(provoked: Provoked, service_on: Make, nats_server_factory: Any) -> None:
     rights = '{ publish: { deny: ["$JS.API.CONSUMER.>"] } }'
     server = nats_server_factory(
         config=f'authorization {{ users = [ {{ user: "app", password: "p", permissions: {rights} }} ] }}'

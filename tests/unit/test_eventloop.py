@@ -144,9 +144,7 @@ def test_items_of_a_burst_are_handed_over_together_and_in_order(loop: EventLoop)
     assert len(batches) < 5
 
 
-def test_no_item_is_lost_however_the_loop_ends(
-    loop: EventLoop, later: Callable[..., threading.Thread]
-) -> None:
+def test_no_item_is_lost_however_the_loop_ends(loop: EventLoop, later: Callable[..., threading.Thread]) -> None:
     handled: list[int] = []
     lost: list[int] = []
     mailbox = loop.mailbox(handled.extend, lost.extend)
@@ -163,9 +161,7 @@ def test_no_item_is_lost_however_the_loop_ends(
     assert sorted(handled + lost) == list(range(8000))
 
 
-def test_a_handler_that_raises_does_not_end_the_loop(
-    loop: EventLoop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_handler_that_raises_does_not_end_the_loop(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
     def handle(items: list[int]) -> None:
         raise ValueError(items)
 

@@ -64,10 +64,7 @@ def test_a_foreign_writers_per_cent_sign_is_left_alone() -> None:
 
 def test_commands() -> None:
     assert wire.publish_command("a.b", "", b"", b"xy") == b"PUB a.b  2\r\nxy\r\n"
-    assert (
-        wire.publish_command("a.b", "r", b"NATS/1.0\r\n\r\n", b"xy")
-        == b"HPUB a.b r 12 14\r\nNATS/1.0\r\n\r\nxy\r\n"
-    )
+    assert wire.publish_command("a.b", "r", b"NATS/1.0\r\n\r\n", b"xy") == b"HPUB a.b r 12 14\r\nNATS/1.0\r\n\r\nxy\r\n"
 
 
 @pytest.mark.parametrize(
@@ -129,8 +126,7 @@ def test_acknowledgements(body: bytes, sequence: int | None, duplicate: bool, wo
 LEVELS = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=4)
 PATTERNS = st.builds(lambda levels, rest: ".".join([*levels, *rest]), LEVELS, st.sampled_from([[], [">"]]))
 SUBJECTS = [
-    ".".join(levels)
-    for levels in ("a", "b", "c", "aa", "ab", "ba", "ca", "aab", "abc", "cab", "aaaa", "abcab")
+    ".".join(levels) for levels in ("a", "b", "c", "aa", "ab", "ba", "ca", "aab", "abc", "cab", "aaaa", "abcab")
 ]
 
 
