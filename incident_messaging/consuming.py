@@ -22,8 +22,8 @@ T = TypeVar("T")
 PREFETCH, BROADCAST_PREFETCH = 1_000, 10_000
 
 
-class ConsumeOptions(TypedDict, total=False):
-    """What ``subscribe`` and ``consume`` take alike."""
+class PlaceOptions(TypedDict, total=False):
+    """What every way of consuming takes, of the place."""
 
     group: str | None
     broadcast: bool
@@ -31,6 +31,11 @@ class ConsumeOptions(TypedDict, total=False):
     auto_ack: bool
     prefetch: int | None
     retry: RetryPolicy | None
+
+
+class ConsumeOptions(PlaceOptions, total=False):
+    """What ``subscribe`` and ``consume`` take alike."""
+
     backend: MessagingBackend | str | None
 
 

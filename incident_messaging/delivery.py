@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from incident_messaging.config import MessagingBackend
 from incident_messaging.envelope import MessageEnvelope, MessageMetadata
 from incident_messaging.record import Position
-
-if TYPE_CHECKING:
-    from incident_messaging.schedule import Entry
-    from incident_messaging.subscription import Subscription
+from incident_messaging.schedule import Entry
 
 T = TypeVar("T")
 
@@ -38,6 +35,30 @@ class Reject(Exception):
         super().__init__(reason)
 
 
+class Source(Protocol):
+    """Where a delivery comes from and is settled: an `Intake`."""
+
+    @property
+    def backend(self) -> MessagingBackend:
+        """The broker."""
+
+    @property
+    def group(self) -> str | None:
+        """The group."""
+
+    def short(self, name: str) -> str:
+        """A topic without the prefix."""
+
+    def settle(self, deliveries: Sequence[Any], *, confirm: bool = ..., timeout: float | None = ...) -> None:
+        """Acknowledge."""
+
+    def fail(self, delivery: Any, error: Exception) -> None:
+        """Settle as failed."""
+
+    def extend(self, delivery: Any) -> None:
+        """Being worked on."""
+
+
 class Delivery(Generic[T]):
     """One message, as it was handed out.
 
@@ -45,10 +66,10 @@ class Delivery(Generic[T]):
     been handed out again since.
     """
 
-    __slots__ = ("_attempt", "_entry", "_headers", "_subscription", "envelope")
+    __slots__ = ("_attempt", "_entry", "_headers", "_source", "envelope")
 
-    def __init__(self, subscription: Subscription[T], entry: Entry, envelope: MessageEnvelope[T]) -> None:
-        self._subscription = subscription
+    def __init__(self, source: Source, entry: Entry, envelope: MessageEnvelope[T]) -> None:
+        self._source = source
         self._entry = entry
         self._attempt = entry.attempt
         self._headers: Mapping[str, str] | None = None
@@ -67,7 +88,7 @@ class Delivery(Generic[T]):
     @property
     def topic(self) -> str:
         """The topic it was published to, without the prefix."""
-        return self._subscription.short(self._entry.received.topic)
+        return self._source.short(self._entry.received.topic)
 
     @property
     def key(self) -> str | None:
@@ -95,7 +116,7 @@ class Delivery(Generic[T]):
     @property
     def backend(self) -> MessagingBackend:
         """The broker that it came from."""
-        return self._subscription.backend
+        return self._source.backend
 
     @property
     def position(self) -> Position:
@@ -105,7 +126,7 @@ class Delivery(Generic[T]):
     @property
     def group(self) -> str | None:
         """The group that it was delivered to; ``None`` for a broadcast."""
-        return self._subscription.group
+        return self._source.group
 
     def ack(self, *, confirm: bool = False, timeout: float = 5.0) -> None:
         """Say that it is handled.
@@ -119,7 +140,7 @@ class Delivery(Generic[T]):
         Raises:
             Timeout: Not confirmed in time; it is settled here all the same.
         """
-        self._subscription.settle([self], confirm=confirm, timeout=timeout)
+        self._source.settle([self], confirm=confirm, timeout=timeout)
 
     def nack(self, delay: float | None = None) -> None:
         """Say that it failed: it comes again, or goes to the dead letters after the last attempt.
@@ -127,7 +148,7 @@ class Delivery(Generic[T]):
         Args:
             delay: Seconds until then; ``None`` is as the policy says, 0 at once.
         """
-        self._subscription.fail(self, Retry(delay))
+        self._source.fail(self, Retry(delay))
 
     def reject(self, reason: str = "rejected by the handler") -> None:
         """Send it to the dead letters now.
@@ -135,11 +156,11 @@ class Delivery(Generic[T]):
         Raises:
             ConfigurationError: ``enable_dlq`` is off.
         """
-        self._subscription.fail(self, Reject(reason))
+        self._source.fail(self, Reject(reason))
 
     def in_progress(self) -> None:
         """Say that it is being worked on: ``handler_timeout`` counts anew, the broker is told."""
-        self._subscription.extend(self)
+        self._source.extend(self)
 
     def current(self) -> Entry | None:
         """The entry, if this hand-out of it is still the last one."""

@@ -8,22 +8,22 @@ from typing import Any
 
 from incident_messaging.callbacks import CallbackThread
 from incident_messaging.deadline import now
-from incident_messaging.subscription import Subscription
+from incident_messaging.intake import Intake
 
 #: Seconds that a place is kept open after a call.
 KEEP = 30.0
 
 
 class OpenPlaces:
-    """Idle subscriptions by what was asked for; each is used by one call at a time."""
+    """Idle intakes by what was asked for; each is used by one call at a time."""
 
     def __init__(self, timer: CallbackThread) -> None:
         self._timer = timer
         self._lock = threading.Lock()
-        self._idle: dict[Hashable, list[Subscription[Any]]] = {}
-        self._until: dict[Subscription[Any], float] = {}
+        self._idle: dict[Hashable, list[Intake[Any]]] = {}
+        self._until: dict[Intake[Any], float] = {}
 
-    def take(self, asked: Hashable, subscribe: Callable[[], Subscription[Any]]) -> Subscription[Any]:
+    def take(self, asked: Hashable, subscribe: Callable[[], Intake[Any]]) -> Intake[Any]:
         """An idle place whose last delivery is settled, or a new one."""
         with self._lock:
             places = self._idle.get(asked, [])
@@ -37,14 +37,14 @@ class OpenPlaces:
             return subscribe()
         return free
 
-    def keep(self, asked: Hashable, place: Subscription[Any]) -> None:
+    def keep(self, asked: Hashable, place: Intake[Any]) -> None:
         """Keep the place idle for `KEEP` seconds; then it leaves, and gives back what it holds."""
         with self._lock:
             self._idle.setdefault(asked, []).append(place)
             self._until[place] = now() + KEEP
         self._timer.submit(lambda: self._expire(asked, place), KEEP)
 
-    def _expire(self, asked: Hashable, place: Subscription[Any]) -> None:
+    def _expire(self, asked: Hashable, place: Intake[Any]) -> None:
         with self._lock:
             idle = self._idle.get(asked, [])
             expired = place in idle and now() >= self._until[place]  # not used again since

@@ -13,18 +13,17 @@ from typing import Any, TypeVar, Unpack, cast, overload
 
 import cattrs
 
-from incident_messaging import lifecycle, topics
+from incident_messaging import lifecycle
 from incident_messaging.backends.base import Start
-from incident_messaging.broadcast import shares
 from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
 from incident_messaging.connections import Connections
 from incident_messaging.consuming import (
     ConsumeOneOptions,
-    ConsumeOptions,
     HandlerOptions,
     IterateOptions,
+    PlaceOptions,
     SubscribeOptions,
     Wish,
     backend_of,
@@ -35,16 +34,16 @@ from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import (
     BackendUnavailable,
     ConfigurationError,
-    MessagingError,
     Timeout,
 )
 from incident_messaging.events import IncidentCreated, IncidentEvent, IncidentResolved, IncidentStateChanged
 from incident_messaging.health import Health
+from incident_messaging.intake import Intake
 from incident_messaging.metrics import Meter
 from incident_messaging.places import OpenPlaces
-from incident_messaging.plan import Plan
 from incident_messaging.publisher import Message, Publisher
 from incident_messaging.publishing import Batch, BatchResult, PublishReceipt
+from incident_messaging.subscriber import Subscriber
 from incident_messaging.subscription import Subscription
 
 T = TypeVar("T")
@@ -87,7 +86,6 @@ class MessagingService:
         )
         self._meter = Meter(enabled=self._config.enable_metrics, topic_limit=self._config.metrics_topic_limit)
         self._handlers: list[tuple[str, Any, Callable[..., object], HandlerOptions]] = []
-        self._threads = True  # the test helper runs callbacks in its own thread
         self._begin()
         lifecycle.watch(self)
 
@@ -102,8 +100,7 @@ class MessagingService:
         self._publisher = Publisher(
             self._config, self._codec, self._connections, self._meter, self._timer, self._callbacks
         )
-        self._subscriptions: set[Subscription[Any]] = set()
-        self._ended: dict[str, MessagingError] = {}
+        self._subscriber = Subscriber(self._config, self._codec, self._connections, self._meter, self.lock)
 
     # -- publishing -------------------------------------------------------------------------------
 
@@ -326,13 +323,11 @@ class MessagingService:
             BackendUnavailable: Disabled or closed.
             Timeout: Not ready in time; the text says what it waited for.
         """
-        self._may_block("subscribe")
         wish = Wish(
             topic=topic, callback=callback, group=group, broadcast=broadcast, start=start, auto_ack=auto_ack,
             concurrency=concurrency, prefetch=prefetch, retry=retry, handler_timeout=handler_timeout,
         )  # fmt: skip
-        deadline = self._deadline(timeout, self._config.subscribe_timeout_ms)
-        return self._subscribe(wish, message_type, self._one(backend), deadline)
+        return Subscription(self._place(wish, message_type, backend, timeout))
 
     @overload
     def consume(
@@ -355,7 +350,8 @@ class MessagingService:
         *,
         timeout: float | None = None,
         limit: int | None = None,
-        **options: Unpack[ConsumeOptions],
+        backend: MessagingBackend | str | None = None,
+        **options: Unpack[PlaceOptions],
     ) -> Iterator[Delivery[Any]]:
         """Subscribe, iterate, and leave: ends after ``timeout`` seconds without a message, or ``limit``.
 
@@ -370,8 +366,7 @@ class MessagingService:
             if limit < 1:
                 return iter(())
             options["prefetch"] = min(limit, options.get("prefetch") or limit)
-        subscription = self.subscribe(topic, message_type, **options)
-        deliveries = _until(subscription, timeout, limit)
+        deliveries = _until(self._place(Wish(topic=topic, **options), message_type, backend), timeout, limit)
         next(deliveries)
         return cast(Iterator[Delivery[Any]], deliveries)
 
@@ -408,14 +403,10 @@ class MessagingService:
         """
         asked = (topic, message_type if isinstance(message_type, type) else repr(message_type), group, auto_ack,
                  start, backend_of(backend))  # fmt: skip
-        place = self._places.take(
-            asked,
-            lambda: self.subscribe(
-                topic, message_type, group=group, auto_ack=False, start=start, backend=backend, prefetch=1
-            ),
-        )
+        wish = Wish(topic=topic, group=group, auto_ack=False, start=start, prefetch=1)
+        place = self._places.take(asked, lambda: self._place(wish, message_type, backend))
         try:
-            delivery = place.next(timeout)
+            delivery = next(iter(place.take(1, Deadline.after(timeout))), None)
             if delivery is not None and auto_ack:
                 delivery.ack()
             return delivery
@@ -504,10 +495,8 @@ class MessagingService:
 
     def health(self) -> Health:
         """The state of brokers, publishes and subscriptions; no I/O."""
-        subscriptions = self._open_subscriptions()
-        ages = [age for s in subscriptions if (age := s.oldest_age()) is not None]
-        ended = {name: str(error) for name, error in self._ended.items()}
-        ended |= {s.name: str(s.error) for s in subscriptions if s.error is not None}
+        ages = [age for intake in self._subscriber.intakes() if (age := intake.oldest_age()) is not None]
+        ended = self._subscriber.ended()
         backends = {backend.value: self._connections.status(backend) for backend in self._connections.backends}
         used = any(status.state != "new" for status in backends.values())
         return Health(
@@ -529,9 +518,8 @@ class MessagingService:
         Returns:
             What could not be finished in time, in words; empty if all was.
         """
-        for subscription in self._open_subscriptions():
-            subscription.stop()
-        if any(subscription.mine for subscription in self._open_subscriptions()):
+        self._subscriber.stop()
+        if any(intake.mine for intake in self._subscriber.intakes()):
             threading.Thread(  # a callback cannot wait for its own end
                 target=self.close, args=(timeout,), name="incident-messaging-close", daemon=True
             ).start()
@@ -541,8 +529,7 @@ class MessagingService:
             if self._closed:
                 return []
             self._closed = True
-            subscriptions = list(self._subscriptions)
-        left = _close_all(subscriptions, deadline)
+        left = self._subscriber.close(deadline)
         left += self._connections.close(deadline)
         self._timer.close(deadline)
         if not self._callbacks.close(deadline):
@@ -565,76 +552,29 @@ class MessagingService:
     def after_fork_in_child(self) -> None:
         """Called by `lifecycle` in a forked child: forget what was inherited, keep it alive."""
         self._connections.leak()
-        for subscription in self._subscriptions:
-            subscription.after_fork()
-            lifecycle.leak(subscription)
+        self._subscriber.after_fork()
         lifecycle.leak((self._callbacks, self._timer))
         closed = self._closed
         self._begin()
         self._closed = closed
 
-    def _open_subscriptions(self) -> list[Subscription[Any]]:
-        """The subscriptions that are open."""
-        with self.lock:
-            return list(self._subscriptions)
+    def _intakes(self) -> list[Intake[Any]]:
+        """For tests: what is behind the subscriptions that are open."""
+        return self._subscriber.intakes()
 
     def _run_callbacks_by_hand(self) -> None:
         """For tests: subscriptions made from now on start no workers."""
-        self._threads = False
+        self._subscriber.threads = False
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _subscribe(
-        self, wish: Wish, message_type: Any, backend: MessagingBackend, deadline: Deadline
-    ) -> Subscription[Any]:
-        spec = wish.spec(self._config, backend)
-        decode = self._codec.decoder(message_type)
-        outlet = self._connections.outlet(backend)
-        plan = Plan(
-            spec=spec,
-            backend=backend,
-            broker=outlet.broker,
-            prefix=self._config.topic_prefix,
-            decode=decode,
-            callback=wish.callback,
-            auto_ack=wish.auto_ack,
-            confirm=backend is MessagingBackend.KAFKA and not self._config.kafka.enable_auto_commit,
-            concurrency=wish.concurrency,
-            handler_timeout=wish.handler_timeout,
-            retry=wish.retry or self._config.retry,
-            dead_letters=self._config.enable_dlq,
-            dlq_topic=topics.full_name(self._config.topic_prefix, self._config.dlq_topic),
-            burial_timeout=self._config.publish_timeout_ms / 1000,
-            meter=self._meter,
-            threads=self._threads,
-        )
-        subscription: Subscription[Any] = Subscription(plan, self._forget)
-        maker = self._connections.broadcasts(backend).reader if shares(spec, wish.start) else outlet.broker.consumer
-        with self.lock:
-            self._subscriptions.add(subscription)
-            self._ended.pop(subscription.name, None)
-        try:
-            subscription.open(maker(spec, subscription), deadline)
-        except BaseException as error:
-            self._forget(subscription)
-            if isinstance(error, MessagingError):
-                error.about(topic=wish.topic)
-            raise
-        self._connections.look()
-        return subscription
-
-    def _forget(self, subscription: Subscription[Any]) -> None:
-        with self.lock:
-            self._subscriptions.discard(subscription)
-            if subscription.error is not None:
-                self._ended[subscription.name] = subscription.error
-
-    def _one(self, backend: MessagingBackend | str | None) -> MessagingBackend:
-        """The broker of a subscription."""
-        if not self._config.enabled:
-            raise BackendUnavailable("Messaging disabled", code="disabled")
-        chosen = self._connections.chosen(backend)
-        return chosen[0] if len(chosen) == 1 else self._config.subscribe_backend
+    def _place(
+        self, wish: Wish, message_type: Any, backend: MessagingBackend | str | None, timeout: float | None = None
+    ) -> Intake[Any]:
+        """The way of every subscription."""
+        self._may_block("subscribe")
+        deadline = self._deadline(timeout, self._config.subscribe_timeout_ms)
+        return self._subscriber.subscribe(wish, message_type, backend, deadline)
 
     def _deadline(self, timeout: float | None, default_ms: int) -> Deadline:
         return Deadline.after(default_ms / 1000 if timeout is None else timeout)
@@ -650,32 +590,10 @@ class MessagingService:
             raise BackendUnavailable(f"{call} would wait for itself on the thread {name}", code="loop_thread")
 
 
-def _until(subscription: Subscription[Any], timeout: float | None, limit: int | None) -> Iterator[Delivery[Any] | None]:
+def _until(intake: Intake[Any], timeout: float | None, limit: int | None) -> Iterator[Delivery[Any] | None]:
     """The way through a ``consume``: ``None`` first, since only a generator that began ends with its ``finally``."""
     try:
         yield None
-        yield from subscription.deliveries(timeout, limit)
+        yield from intake.deliveries(timeout, limit)
     finally:
-        subscription.close()
-
-
-def _close_all(subscriptions: Sequence[Subscription[Any]], deadline: Deadline) -> list[str]:
-    """Close them side by side, where threads can still be started."""
-    left: list[str] = []
-
-    def close(subscription: Subscription[Any]) -> None:
-        left.extend(subscription.close(deadline.left() or 0.0))
-
-    threads = []
-    for subscription in subscriptions:
-        thread = threading.Thread(target=close, args=(subscription,), daemon=True,
-                                  name=f"incident-messaging-close-{subscription.name}")  # fmt: skip
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter ends
-            close(subscription)
-        else:
-            threads.append(thread)
-    for thread in threads:
-        thread.join((deadline.left() or 0.0) + 0.2)
-    return left
+        intake.close()

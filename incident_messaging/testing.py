@@ -76,11 +76,11 @@ def run_until_idle(service: MessagingService, *, reraise: bool = True) -> int:
     """
     hand, calls = Hand(), 0
     while calls < STEPS:
-        subscriptions = service._open_subscriptions()
-        if any(subscription.step(hand, Deadline.after(0), reraise=reraise) for subscription in subscriptions):
+        intakes = service._intakes()
+        if any(intake.step(hand, Deadline.after(0), reraise=reraise) for intake in intakes):
             calls += 1
             continue
-        due = [at for subscription in subscriptions if (at := subscription.next_due()) is not None]
+        due = [at for intake in intakes if (at := intake.next_due()) is not None]
         if not due:
             return calls
         deadline.jump(max(0.0, min(due) - deadline.now()))

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError
 from incident_messaging.schedule import Hand
 
-if TYPE_CHECKING:
-    from incident_messaging.subscription import Subscription
-
 log = logging.getLogger("incident_messaging")
 
 _FOREVER = Deadline(None)
+
+
+class Work(Protocol):
+    """What there is to do: an `Intake`."""
+
+    @property
+    def name(self) -> str:
+        """The place's name, which the threads carry."""
+
+    def step(self, hand: Hand, deadline: Deadline) -> bool:
+        """Handle one message; false when there are no more."""
+
+    def overdue(self, hand: Hand, thread: str) -> bool:
+        """Whether the hand's callback has run out of time."""
 
 
 class _Worker:
@@ -32,8 +43,8 @@ class _Worker:
 class Workers:
     """As many threads as the subscription's ``concurrency``, and one that watches their time."""
 
-    def __init__(self, subscription: Subscription[Any], concurrency: int, handler_timeout: float | None) -> None:
-        self._subscription = subscription
+    def __init__(self, work: Work, concurrency: int, handler_timeout: float | None) -> None:
+        self._work = work
         self._concurrency = concurrency
         self._handler_timeout = handler_timeout
         self._workers: list[_Worker] = []
@@ -45,7 +56,7 @@ class Workers:
         for _ in range(self._concurrency):
             self._add()
         if self._handler_timeout is not None:
-            name = f"incident-messaging-worker-{self._subscription.name}-watch"
+            name = f"incident-messaging-worker-{self._work.name}-watch"
             threading.Thread(target=self._watch, args=(self._handler_timeout,), name=name, daemon=True).start()
 
     def join(self, deadline: Deadline) -> list[str]:
@@ -65,7 +76,7 @@ class Workers:
     def run(self, worker: _Worker) -> None:
         """What a worker does: one message after the other, until the subscription is over."""
         try:
-            while not worker.left and self._subscription.step(worker.hand, _FOREVER):
+            while not worker.left and self._work.step(worker.hand, _FOREVER):
                 pass
         except MessagingError:
             pass  # the subscription ended by itself, and has logged why
@@ -73,7 +84,7 @@ class Workers:
             worker.done.set()
 
     def _add(self) -> None:
-        name = f"incident-messaging-worker-{self._subscription.name}-{self._started}"
+        name = f"incident-messaging-worker-{self._work.name}-{self._started}"
         self._started += 1
         worker = _Worker(self, name)
         self._workers.append(worker)
@@ -82,6 +93,6 @@ class Workers:
     def _watch(self, handler_timeout: float) -> None:
         while not self._stop.wait(min(handler_timeout / 4, 0.25)):
             for worker in list(self._workers):
-                if not worker.left and self._subscription.overdue(worker.hand, worker.thread.name):
+                if not worker.left and self._work.overdue(worker.hand, worker.thread.name):
                     worker.left = True
                     self._add()

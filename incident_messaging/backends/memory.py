@@ -6,7 +6,7 @@ they would on a real broker. Messages are kept until `reset`.
 
 from __future__ import annotations
 
-import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -35,6 +35,16 @@ def world(prefix: str) -> World:
     """The broker of a topic prefix."""
     with _worlds_lock:
         return _worlds.setdefault(prefix, World())
+
+
+def _after_fork_in_child() -> None:
+    """A child is another process, with a broker of its own; the locks may be held by a thread it does not have."""
+    global _worlds_lock
+    _worlds_lock = threading.Lock()
+    _worlds.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def reset() -> None:
@@ -229,8 +239,6 @@ class MemoryBroker(MessageProducer):
 
 class MemoryConsumer(MessageConsumer):
     """One member of a group, or one broadcast."""
-
-    _numbers = itertools.count()
 
     def __init__(self, prefix: str, spec: ConsumerSpec, sink: Sink) -> None:
         self.spec = spec

@@ -104,7 +104,7 @@ def test_drain_handles_what_has_arrived(bench: Bench) -> None:
     subscription = bench.service.subscribe("orders", group="g", callback=seen)
     bench.publish("orders", range(5), key="k")
     seen.wait(1)
-    assert until(lambda: subscription._schedule and len(subscription._schedule) == 5, PATIENCE)
+    assert until(lambda: len(subscription._intake._schedule) == 5, PATIENCE)
     drained: list[Any] = []
     draining = threading.Thread(target=lambda: drained.append(subscription.drain(PATIENCE)), name="test-drain")
     draining.start()

@@ -156,7 +156,7 @@ def test_consume_that_nobody_reads_leaves_nothing_open(service: MessagingService
     unread = service.consume("orders", group="g")
     del unread
     gc.collect()
-    assert until(lambda: not service._open_subscriptions(), 1.0)
+    assert until(lambda: not service._intakes(), 1.0)
 
 
 def test_a_limit_bounds_the_prefetch(service: MessagingService) -> None:

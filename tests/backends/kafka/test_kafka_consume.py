@@ -293,7 +293,9 @@ def test_added_partitions_are_read_from_their_beginning(
         assert reader.wait(1, 20) == ["new"]
 
 
-def test_dead_letters_without_a_topic(new_kafka: NewBroker, kafka_broker: Any, read: Read, raw: Raw, topic: str) -> None:
+def test_dead_letters_without_a_topic(
+    new_kafka: NewBroker, kafka_broker: Any, read: Read, raw: Raw, topic: str
+) -> None:
     raw.make(topic)
     broker = new_kafka(kafka_broker.bootstrap_servers, create_topics=False)
     with pytest.raises(SubscribeFailed, match=f"{topic}.dead") as caught:
