@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -40,7 +41,13 @@ from incident_messaging.record import Position, Record
 _SLICE = 0.05
 _REPORTS: Final = "incident-messaging-kafka-reports"
 _HELPER: Final = "incident-messaging-kafka-topics"
-#: How long a helper waits for one answer of the broker before it looks whether it is still wanted.
+#: The same before the first connection, which nothing but a look at it tells.
+_QUICK = 0.005
+#: How long to leave a broker alone after a fatal error.
+_REST = 1.0
+#: How long a look waits whether a broker is back.
+_PROBE = 0.5
+#: How long the helper waits for one answer of the broker before it looks whether it is still wanted.
 _ANSWER = 2.0
 
 
@@ -116,7 +123,7 @@ class KafkaBroker(MessageProducer):
             consumer.close(deadline)
         if not self._await_end(Deadline.after((deadline.left() or 0.0) + GRACE)):
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
-            self._lost += self._give_up()
+            self._give_up()
         for thread in filter(None, threads):
             thread.join(0.1)
         return self._lost
@@ -194,66 +201,77 @@ class KafkaBroker(MessageProducer):
     # The threads.
 
     def _start(self) -> None:
-        """See that somebody works: the reports, and while records are held, a helper for their topics."""
+        """See that somebody works: the reports, and the helper while it has something to do."""
         if self._closing is None and self._reports is None:
             self._reports = threading.Thread(target=self._run_reports, name=_REPORTS, daemon=True)
             self._reports.start()
-        if self._held and self._helper is None and self._client is not None and self._link.connected_once:
-            self._helper = threading.Thread(target=self._run_helper, args=(self._client,), name=_HELPER, daemon=True)
+        if self._helper is None and self._task() is not None:
+            self._helper = threading.Thread(target=self._run_helper, name=_HELPER, daemon=True)
             self._helper.start()
 
     def _run_reports(self) -> None:
-        refusals = self._link.refusals
         try:
-            client = self._make_client()
+            self._make_client()
             while not self._is_over():
-                if self._link.fatal is not None:
-                    client = self._replace(client)
-                client.poll(_SLICE)
-                self._look_at_link(client)
-                if self._link.refusals > refusals:
-                    refusals = self._link.refusals
-                    self._refuse_held()
-                self._end_overdue()
-            self._drop(client)
-            del client  # a traceback that somebody keeps holds this frame, and with it the sockets
+                self._turn()
+            self._purge()
         except MessagingError as exc:
             self._link.refuse(exc)
             self._refuse_held()
         except Exception:
             log.exception("thread %s died", _REPORTS)
-            self._give_up()
         finally:
+            self._give_up()
             with self._changed:
-                self._reports = None
+                self._client = self._reports = None
                 self._changed.notify_all()
 
-    def _make_client(self) -> Producer:
+    def _make_client(self) -> None:
         errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
         properties = settings.producer(self._config) | {"error_cb": self._link.error}
         try:
             client = Producer(properties, logger=self._link)
         except (KafkaException, ValueError, TypeError) as exc:
             raise errors.not_created(self._link.servers, exc) from exc
-        with self._changed:
+        with self._lock:
             self._client = client
-        return client
 
-    def _replace(self, old: Producer) -> Producer:
-        """A producer after a fatal error takes nothing more; what is in it has an unknown outcome."""
-        log.warning("Kafka producer is replaced after a fatal error: %s", self._link.fatal)
-        with self._changed:
-            self._client = self._link.fatal = None
-        old.purge()
-        old.poll(0)
-        return self._make_client()
-
-    def _look_at_link(self, client: Producer) -> None:
-        if self._link.state == "new" and _has_answered(client):
+    def _turn(self) -> None:
+        assert self._client is not None
+        refusals, is_new = self._link.refusals, not self._link.connected_once
+        try:
+            self._client.poll(_QUICK if is_new else _SLICE)
+        except KafkaException as exc:  # so it tells of errors after which the producer is of no use
+            self._replace(errors.of(exc))
+            return
+        if is_new and _has_answered(self._client):
             self._link.up()
+        if self._link.refusals > refusals:
+            self._refuse_held()
+        self._end_overdue()
         with self._changed:
             self._start()
             self._changed.notify_all()
+
+    def _replace(self, error: KafkaError) -> None:
+        """Make a new producer; what is in the old one has an unknown outcome."""
+        log.warning("Kafka producer is replaced after a fatal error: %s", error.str())
+        self._purge()
+        with self._lock:
+            self._client = None
+            refused = self._pending.all() if error.code() in errors.DENIED else []
+        for pending in refused:
+            self._finish(pending, errors.publish(error, pending.record.topic))
+        self._rest(_REST)
+        while refused and not self._held and not self._is_over():
+            self._rest(_SLICE)  # it would be refused again: wait for somebody who wants it
+        self._make_client()
+
+    def _rest(self, seconds: float) -> None:
+        deadline = Deadline.after(seconds)
+        while not deadline.over and self._closing is None:
+            time.sleep(deadline.wait(_SLICE))
+            self._end_overdue()
 
     def _refuse_held(self) -> None:
         refusal = self._link.refusal
@@ -284,17 +302,17 @@ class KafkaBroker(MessageProducer):
 
     def _is_over(self) -> bool:
         closing = self._closing
-        return closing is not None and (closing.over or len(self._pending) == 0)
+        if closing is None or (len(self._pending) and not closing.over):
+            return False
+        return True
 
-    def _drop(self, client: Producer) -> None:
-        """Throw away what is left, with a report for each, so that nothing goes out after the close."""
-        self._lost += len(self._pending)
-        if self._lost:
-            client.purge(blocking=False)
-            client.poll(0.1)
-        self._give_up()
-        with self._changed:
-            self._client = None
+    def _purge(self) -> None:
+        """Throw away what librdkafka has, with a report for each, so that nothing goes out behind our back."""
+        client = self._client
+        if client is not None and len(self._pending):
+            with suppress(KafkaException):
+                client.purge(blocking=False)
+                client.poll(0.1)
 
     def _give_up(self) -> int:
         left = self._pending.all()
@@ -310,28 +328,39 @@ class KafkaBroker(MessageProducer):
                 self._changed.wait(deadline.wait(0.1))
         return True
 
-    def _run_helper(self, client: Producer) -> None:
-        """Find or make the topics of the records that are held. Ends when none is."""
-        while (topic := self._next_held()) is not None:
+    def _run_helper(self) -> None:
+        """What has to wait for an answer of the broker, while the reports go on."""
+        while (task := self._next_task()) is not None:
+            client, topic = task
             try:
-                exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
-                failed = None if exists else errors.no_topic(topic)
+                if topic is None:
+                    client.list_topics(timeout=_PROBE)
+                    self._link.up()
+                else:
+                    exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
+                    self._release(topic, None if exists else errors.no_topic(topic))
             except KafkaException as exc:
-                if errors.passes(errors.of(exc)):
-                    self._link.trouble = errors.of(exc).str()
-                    time.sleep(0.1)
-                    continue
-                failed = errors.not_made(topic, errors.of(exc))
-            self._release(topic, failed)
+                error = errors.of(exc)
+                if topic is None or errors.passes(error):
+                    self._link.trouble = error.str()
+                    time.sleep(_SLICE)
+                else:
+                    self._release(topic, errors.not_made(topic, error))
 
-    def _next_held(self) -> str | None:
+    def _next_task(self) -> tuple[Producer, str | None] | None:
         with self._changed:
-            topic = None if self._client is None else next(iter(self._held), None)
-            if topic is None or self._is_over():
+            task = None if self._is_over() else self._task()
+            if task is None:
                 self._helper = None
                 self._changed.notify_all()
-                return None
-            return topic
+            return task
+
+    def _task(self) -> tuple[Producer, str | None] | None:
+        """A topic that records are held for, or none where it is only to be seen whether the broker is back."""
+        topic = next(iter(self._held), None)
+        if self._client is None or not self._link.connected_once:
+            return None
+        return (self._client, topic) if topic is not None or self._link.state == "disconnected" else None
 
     def _first_connection(self, deadline: Deadline) -> None:
         """For consumers: before the first connection the producer knows best what is wrong."""

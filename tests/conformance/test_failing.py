@@ -32,7 +32,7 @@ def fail_on(*bad: Any, times: int = 1000) -> Any:
 
 def test_a_failed_message_holds_back_its_key_and_nothing_else(bench: Bench) -> None:
     seen = Seen(fail_on(0, times=1))
-    retry = RetryPolicy(initial_delay_secs=0.6, jitter=False)
+    retry = RetryPolicy(initial_delay_secs=2.0, jitter=False)
     bench.service.subscribe("orders", group="g", callback=seen, retry=retry)
     for n, key in enumerate(["a", "a", "b", None, "a"]):
         bench.service.publish("orders", {"n": n}, key=key)
