@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that tasks get to end after their cancellation, when the loop ends.
 _LAST_WORDS = 0.2
+#: Turns of the loop until a transport that was aborted is closed.
+_LAST_TURNS = 5
 
 
 class EventLoop:
@@ -262,6 +264,8 @@ async def _cancel_tasks() -> None:
     if tasks:
         # Bounded: nats-py swallows cancellations.
         await asyncio.wait(tasks, timeout=_LAST_WORDS)
+    for _ in range(_LAST_TURNS):
+        await asyncio.sleep(0)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -62,7 +62,7 @@ class KafkaBroker(MessageProducer):
 
     def __init__(self, config: MessagingConfig) -> None:
         self._config = config
-        self._link = Link(config.kafka.bootstrap_servers, login=config.kafka.enable_sasl)
+        self._link = Link(config.kafka.bootstrap_servers)
         self._topics = Topics(config.kafka)
         self._lock = threading.RLock()  # guards what follows
         self._changed = threading.Condition(self._lock)  # told when the link or a thread has changed
@@ -302,9 +302,7 @@ class KafkaBroker(MessageProducer):
 
     def _is_over(self) -> bool:
         closing = self._closing
-        if closing is None or (len(self._pending) and not closing.over):
-            return False
-        return True
+        return closing is not None and (closing.over or len(self._pending) == 0)
 
     def _purge(self) -> None:
         """Throw away what librdkafka has, with a report for each, so that nothing goes out behind our back."""

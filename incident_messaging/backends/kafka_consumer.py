@@ -103,7 +103,11 @@ class GroupConsumer(PollingConsumer):
     def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
         known = [(topic, number) for topic, count in topics.items() for number in range(count)]
         # Asked even for nothing: it finds the group's coordinator, without which joining takes three seconds.
-        self.persist("the group's place", lambda: self._places.look(client, known, ANSWER))
+        self.persist(
+            "the group's place",
+            lambda: self._places.look(client, known, ANSWER),
+            lambda: self._fetch(client, 0.0, 1),
+        )
         self._follow(client, topics)
         self._waiting_for = "the group's assignment"
 
@@ -209,7 +213,9 @@ class GroupConsumer(PollingConsumer):
                     continue
                 if failed is None:
                     partition.confirmed = max(partition.confirmed, offset.offset)
-                elif errors.passes(failed) and not partition.gone:
+                elif not errors.passes(failed):
+                    self._broken = errors.subscribe(failed, f"the commit for {self._spec.name}")
+                elif not partition.gone:
                     partition.sent = partition.confirmed
                     self._retry_at = now() + _RETRY
             self._changed.notify_all()

@@ -19,7 +19,6 @@ from incident_messaging.errors import ConfigurationError, MessagingError
 log = logging.getLogger("incident_messaging.kafka")
 
 #: A broker lists its requests' versions at each connection; librdkafka logs them with ``debug=feature``.
-_CONNECTED = "Broker API support:"
 _FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
 #: A topic's id in the broker's metadata differs from the one before; logged with ``debug=topic``.
 _REMADE = re.compile(r"Topic (\S+) changed id from (\S+) to ")
@@ -67,20 +66,18 @@ class Link(DebugLog):
     Attributes:
         state: Never connected, connected, or lost after it was.
         trouble: The last trouble in words; kept after it has passed.
-        fatal: The error after which the producer is of no use any more.
         refusals: How often every address has said no since the beginning, before the first connection.
         refusal: What they said last.
     """
 
-    def __init__(self, bootstrap_servers: str, *, login: bool = False) -> None:
-        self._login = login
+    def __init__(self, bootstrap_servers: str) -> None:
         self.servers = ", ".join(_addresses(bootstrap_servers))
         self.state: Literal["new", "connected", "disconnected"] = "new"
         self.trouble: str | None = None
-        self.fatal: KafkaError | None = None
         self.refusals = 0
         self.refusal: MessagingError | None = None
         self._last: KafkaError | None = None
+        self._silent = True
         self._noes = dict.fromkeys(_addresses(bootstrap_servers), 0)
 
     @property
@@ -95,29 +92,27 @@ class Link(DebugLog):
 
     def error(self, error: KafkaError) -> None:
         """librdkafka's ``error_cb``."""
-        if error.fatal():
-            self.fatal = error
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            silent, self._silent = self._silent, True
             self._lost(error)
         else:
+            silent, self._silent = True, False
             self._last = error
             self.trouble = error.str()
-            if self.state == "new":
-                self._count(error)
+        # A server that takes the connection and hangs up, as where a login is missing, is in no error of its own.
+        if silent and self.state == "new":
+            self._count(error)
 
     def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
-        """librdkafka's log; it tells of connections nobody else does."""
+        """librdkafka's log; one line of it tells the broker's version."""
         if facility == "APIVERSION":
-            # Versions are told before the login: with one, the first connection shows otherwise (kafka.py).
-            if text.endswith(_CONNECTED) and (self.connected_once or not self._login):
-                self.up()
-            elif found := _FETCH.search(text):
+            if found := _FETCH.search(text):
                 self._check_version(int(found[1]))
             return
         super().log(level, form, facility, client, text)
 
     def up(self) -> None:
-        """A broker has answered."""
+        """A broker has answered, so it has also let us in."""
         if self.state != "connected" and self.hopeless is None:
             log.info("Kafka connected (%s)", self.servers)
             self.state = "connected"

@@ -341,8 +341,10 @@ class PollingConsumer(MessageConsumer):
     def _is_wanted(self, name: str) -> bool:
         return name != self._spec.dead_letter_topic and not name.startswith("_")
 
-    def persist(self, what: str, ask: Callable[[], _T]) -> _T:
+    def persist(self, what: str, ask: Callable[[], _T], meanwhile: Callable[[], None] | None = None) -> _T:
         """Ask the broker until it answers; for `open`, say what is waited for.
+
+        A broker's no to some requests is told in polls alone: ``meanwhile`` polls, where that is allowed.
 
         Raises:
             SubscribeFailed: It refuses for good.
@@ -356,6 +358,8 @@ class PollingConsumer(MessageConsumer):
                 if not errors.passes(errors.of(exc)):
                     raise errors.subscribe(errors.of(exc), what) from exc
                 self._trouble(errors.of(exc))
+            if meanwhile is not None:
+                meanwhile()
             self._stopping.wait(0.05)
         raise Stopped
 
@@ -363,7 +367,7 @@ class PollingConsumer(MessageConsumer):
         """An error among the messages."""
         if error.code() in _LOST:
             raise places.lost(client, _place(message), message.offset(), ANSWER)
-        if error.fatal() or (error.code() in errors.DENIED and not self._ready):
+        if error.fatal() or error.code() in errors.DENIED:
             raise errors.subscribe(error, self._spec.topic)
         self._trouble(error)
 

@@ -86,8 +86,11 @@ async def hang_up(client: Client, patience: float) -> None:
         client.let_go()
     task = asyncio.get_running_loop().create_task(client.close())
     task.add_done_callback(_look_at)
-    await asyncio.wait({task}, timeout=_TIDY_SECS)
-    task.cancel()
+    try:
+        await asyncio.wait({task}, timeout=_TIDY_SECS)
+    finally:
+        task.cancel()
+        client.abort()  # a reconnect that was under way may have made a new connection since
 
 
 def _check(client: Client) -> None:

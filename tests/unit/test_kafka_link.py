@@ -37,6 +37,21 @@ def test_a_name_may_stand_for_two_addresses():
     assert link.refusals == 1
 
 
+def test_a_server_that_hangs_up_says_no_too():
+    link = Link("127.0.0.1:1")
+    link.error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    assert link.refusals == 1
+
+
+def test_a_no_and_that_all_are_down_is_one_no():
+    link = Link("localhost:1")
+    link.error(error("localhost:1"))
+    link.error(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    assert link.refusals == 0
+    link.error(error("localhost:1"))
+    assert link.refusals == 1
+
+
 def test_a_name_that_does_not_resolve_is_a_no_at_once():
     link = Link("nowhere.invalid")
     link.error(error("nowhere.invalid:9092", "Failed to resolve", KafkaError._RESOLVE))
@@ -84,11 +99,11 @@ def version_line(link: Link, text: str) -> None:
     link.log(logging.DEBUG, "%s [%s] %s", "APIVERSION", "rdkafka#producer-1", f"[thrd:x]: x/bootstrap: {text}")
 
 
-def test_a_broker_that_lists_its_versions_is_connected():
+def test_a_version_that_is_supported_says_nothing_of_being_let_in():
     link = Link("127.0.0.1:1")
     version_line(link, "Broker API support:")
     version_line(link, "  ApiKey Fetch (1) Versions 4..18")
-    assert link.state == "connected"
+    assert link.state == "new"
     assert link.hopeless is None
 
 

@@ -110,8 +110,8 @@ def test_a_wrong_password(new_kafka: NewBroker, guarded: Guarded, topic: str) ->
 
 def test_no_login_where_one_is_needed(new_kafka: NewBroker, guarded: Guarded) -> None:
     broker = new_kafka(guarded.address)
-    with takes(at_most=5.5), pytest.raises(ConnectionFailed):
-        broker.connect(in_time(5))
+    with takes(at_most=3), pytest.raises(ConnectionFailed):
+        broker.connect(in_time(10))
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
