@@ -9,7 +9,5 @@ with MessagingService(MessagingConfig.load(backend="kafka")) as service:
     service.publish_incident_created("INC-1", severity="high", incident_type="database", title="it is down")
 
     # Ends after one event, or after 5 seconds without any.
-    for delivery in service.consume(
-        "incidents.created", IncidentCreated, group="quickstart", limit=1, timeout=5
-    ):
+    for delivery in service.consume("incidents.created", IncidentCreated, group="quickstart", limit=1, timeout=5):
         print(f"{delivery.payload.incident_id}: {delivery.payload.title} ({delivery.payload.severity})")

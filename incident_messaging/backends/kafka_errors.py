@@ -157,7 +157,8 @@ def _refused(code: int, said: str, topic: str) -> PublishFailed:
         )
     if code in DENIED:
         return PublishFailed(
-            f"Kafka does not allow to publish to {topic} ({said}): the user needs the ACL Write", code="denied",
+            f"Kafka does not allow to publish to {topic} ({said}): the user needs the ACL Write",
+            code="denied",
             backend="kafka",
         )
     return PublishFailed(f"Kafka refused the message for {topic}: {said}", code="rejected", backend="kafka")
@@ -166,7 +167,8 @@ def _refused(code: int, said: str, topic: str) -> PublishFailed:
 def no_topic(topic: str) -> PublishFailed:
     """A publish to a topic that is not there, and may not be made."""
     return PublishFailed(
-        f"Kafka has no topic {topic}: make it on the broker, or set kafka.create_topics", code="no_stream",
+        f"Kafka has no topic {topic}: make it on the broker, or set kafka.create_topics",
+        code="no_stream",
         backend="kafka",
     )
 

@@ -106,9 +106,7 @@ def test_commits_only_what_is_settled_without_a_gap(kafka: KafkaBroker, raw: Raw
     assert again.wait(7) == [str(number) for number in range(3, 10)]
 
 
-def test_commits_in_the_background(
-    new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str
-) -> None:
+def test_commits_in_the_background(new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str) -> None:
     broker = new_kafka(kafka_broker.bootstrap_servers, auto_commit_interval_ms=200)
     publish(broker, topic, range(10))
     reader = read(broker, topic)
@@ -279,9 +277,7 @@ def test_a_plain_topic_is_made_at_open(kafka: KafkaBroker, raw: Raw, read: Read,
 
 
 @pytest.mark.slow
-def test_added_partitions_are_read_from_their_beginning(
-    kafka: KafkaBroker, raw: Raw, read: Read, topic: str
-) -> None:
+def test_added_partitions_are_read_from_their_beginning(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
     from confluent_kafka.admin import NewPartitions
 
     raw.make(topic)
@@ -343,9 +339,7 @@ def test_the_broker_closes_its_consumers(kafka: KafkaBroker, raw: Raw, topic: st
     assert not [t.name for t in threading.enumerate() if t.name.startswith("incident-messaging-kafka")]
 
 
-def test_an_empty_member_leaves_its_group_when_it_closes(
-    kafka: KafkaBroker, raw: Raw, read: Read, topic: str
-) -> None:
+def test_an_empty_member_leaves_its_group_when_it_closes(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
     """librdkafka's close says no good-bye where nothing is assigned; the group would wait 30 s for it."""
     raw.make(topic, partitions=1)
     readers = [read(kafka, topic) for _ in range(2)]

@@ -161,9 +161,7 @@ def test_a_dead_port_says_no_before_the_time_is_up(
     with takes(at_most=3), pytest.raises(ConnectionFailed) as caught:
         broker.connect(in_time(10))
     assert caught.value.code == "unreachable"
-    assert str(caught.value) == (
-        f"Kafka producer creation failed: broker not available ({servers.replace(',', ', ')})"
-    )
+    assert str(caught.value) == (f"Kafka producer creation failed: broker not available ({servers.replace(',', ', ')})")
     with takes(at_most=3):
         error = fails(broker, record(topic), 10)
     assert isinstance(error, ConnectionFailed)
