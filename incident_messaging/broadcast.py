@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, MessageProducer, Sink
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import ConsumeFailed, MessagingError
+from incident_messaging.errors import ConsumeFailed, MessagingError, Timeout
 from incident_messaging.record import Received
 
 
@@ -29,11 +30,15 @@ class Broadcasts:
 
     def reader(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """A reader of the topic from now on, which opens the shared consumer if it is the first."""
+        return Reader(partial(self.shared, spec), spec, sink)
+
+    def shared(self, spec: ConsumerSpec) -> Shared:
+        """The topic's shared consumer; a new one if there is none, or its end has come."""
         with self._lock:
             shared = self._shared.get(spec.topic)
             if shared is None or shared.over:
                 shared = self._shared[spec.topic] = Shared(self._broker, spec)
-        return Reader(shared, spec, sink)
+            return shared
 
 
 class Shared:
@@ -43,26 +48,39 @@ class Shared:
         self._opening = threading.Lock()  # held while the consumer opens or closes
         self._lock = threading.Lock()
         self._readers: list[Reader] = []
+        self._topic = spec.topic
         self._consumer = broker.consumer(attrs.evolve(spec, prefetch=max(spec.prefetch, 1000)), self)
         self._open = False
         self.over = False
 
     def join(self, reader: Reader, deadline: Deadline) -> bool:
-        """Let a reader in; false if the last one has just left and the consumer with it."""
-        with self._opening:
+        """Let a reader in; false if the last one has just left, or the one that opened it failed.
+
+        Raises:
+            MessagingError: As `MessageConsumer.open`.
+        """
+        left = deadline.left()
+        if not self._opening.acquire(timeout=-1 if left is None else left):
+            raise Timeout(f"the broadcast of {self._topic} is still being opened by another reader")
+        try:
             if self.over:
                 return False
             if not self._open:
-                try:
-                    self._consumer.open(deadline)
-                except BaseException:
-                    self.over = True
-                    self._consumer.close(Deadline.after(0.1))  # the caller's time may be over
-                    raise
-                self._open = True
+                self._begin(deadline)
             with self._lock:
                 self._readers.append(reader)
             return True
+        finally:
+            self._opening.release()
+
+    def _begin(self, deadline: Deadline) -> None:
+        try:
+            self._consumer.open(deadline)
+        except BaseException:
+            self.over = True
+            self._consumer.close(Deadline.after(0.1))  # the caller's time may be over
+            raise
+        self._open = True
 
     def leave(self, reader: Reader, deadline: Deadline) -> None:
         """Let a reader go; the last one closes the consumer."""
@@ -97,8 +115,9 @@ class Shared:
 class Reader(MessageConsumer):
     """One subscription's part in a shared consumer."""
 
-    def __init__(self, shared: Shared, spec: ConsumerSpec, sink: Sink) -> None:
-        self._shared = shared
+    def __init__(self, find: Callable[[], Shared], spec: ConsumerSpec, sink: Sink) -> None:
+        self._find = find
+        self._shared: Shared | None = None
         self._spec = spec
         self._sink = sink
         self._lock = threading.Lock()
@@ -107,8 +126,10 @@ class Reader(MessageConsumer):
 
     def open(self, deadline: Deadline) -> None:
         """Join; what is published from now on is delivered."""
-        if not self._shared.join(self, deadline):
-            raise ConsumeFailed(f"the broadcast of {self._spec.topic} ended while joining", code="lost_place")
+        shared = self._find()
+        while not shared.join(self, deadline):
+            shared = self._find()
+        self._shared = shared
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
         """Only makes room; a broadcast has no place on the broker."""
@@ -121,7 +142,8 @@ class Reader(MessageConsumer):
     def close(self, deadline: Deadline) -> None:
         """Leave."""
         self._over = True
-        self._shared.leave(self, deadline)
+        if self._shared is not None:
+            self._shared.leave(self, deadline)
 
     def offer(self, batch: Sequence[Received]) -> None:
         """Take a batch, or end: the reader has fallen behind."""

@@ -30,7 +30,7 @@ class Connections:
         self._config = config
         self._meter = meter
         self._timer = timer
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._outlets: dict[MessagingBackend, Outlet] = {}
         self._broadcasts: dict[MessagingBackend, Broadcasts] = {}
         self._connected: set[str] = set()
@@ -105,6 +105,11 @@ class Connections:
         else:
             self._connect_all(outlets, deadline, require_all)
         self.look()
+
+    def note(self) -> None:
+        """An acknowledgement came: the gauge must not wait for the next look."""
+        if len(self._connected) < len(self._outlets):
+            self.look()
 
     def look(self) -> None:
         """Bring the gauge of connections up to date."""

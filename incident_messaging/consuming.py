@@ -12,6 +12,7 @@ import attrs
 from incident_messaging import topics
 from incident_messaging.backends.base import ConsumerSpec, Start
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
+from incident_messaging.deadline import Deadline
 from incident_messaging.delivery import Delivery
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.record import Position
@@ -99,11 +100,16 @@ class Wish:
             raise ConfigurationError(f"group {self.group!r} is not allowed: a name that is not empty")
         for name in ("concurrency", "prefetch"):
             self._check_count(name, getattr(self, name))
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(f"retry {self.retry!r} is not allowed: a RetryPolicy or None")
+        for name in ("auto_ack", "broadcast"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} {getattr(self, name)!r} is not allowed: True or False")
         if self.callback is not None and not callable(self.callback):
             raise ConfigurationError(f"callback {self.callback!r} is not callable")
         if self.concurrency != 1 and self.callback is None:
             raise ConfigurationError("concurrency needs a callback: an iterator runs in the caller's threads")
-        if self.handler_timeout is not None and self.handler_timeout <= 0:
+        if self.handler_timeout is not None and not Deadline.seconds(self.handler_timeout, "handler_timeout"):
             raise ConfigurationError(f"handler_timeout {self.handler_timeout!r} is not allowed: more than 0 seconds")
         self._check_start()
 
@@ -125,7 +131,17 @@ class Wish:
         core = backend is MessagingBackend.NATS and config.nats.delivery == "core"
         if core and self.start not in (None, "latest"):
             raise ConfigurationError(f"start {self.start!r} is not allowed with core delivery: nothing is kept")
+        if isinstance(self.start, Position):
+            self._check_position(self.start, backend)
         return self.start or ("latest" if self.broadcast or core else "earliest")
+
+    @staticmethod
+    def _check_position(start: Position, backend: MessagingBackend) -> None:
+        place = start.sequence if backend is MessagingBackend.NATS else start.offset
+        whole = (start.stream, place) if backend is MessagingBackend.NATS else (start.topic, start.partition, place)
+        if None in whole or place is None or place < 0:
+            fields = "stream and sequence" if backend is MessagingBackend.NATS else "topic, partition and offset"
+            raise ConfigurationError(f"start {start} is no position on {backend.value}: it has {fields}, from 0")
 
     @staticmethod
     def _check_count(name: str, value: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
@@ -38,8 +38,21 @@ class Grave:
         """Write down what an exception says."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        stack = "".join(traceback.format_exception(error))
-        return cls(type=name, message=str(error), stack=stack[-STACK_LIMIT:], attempts=attempts)
+        return cls(
+            type=_text(lambda: name),
+            message=_text(lambda: str(error)),
+            stack=_text(lambda: "".join(traceback.format_exception(error)))[-STACK_LIMIT:],
+            attempts=attempts,
+        )
+
+
+def _text(say: Callable[[], str]) -> str:
+    """What an exception says, as text that every broker takes; its own methods may fail, too."""
+    try:
+        said = say()
+    except Exception as error:
+        said = f"(not to be told: {type(error).__name__})"
+    return said.encode("utf-8", "replace").decode()
 
 
 def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, backend: str) -> Record:

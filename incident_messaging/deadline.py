@@ -6,7 +6,10 @@ steps of a call share one budget, and a changed system clock shortens none.
 
 from __future__ import annotations
 
+import math
 import time
+
+from incident_messaging.errors import ConfigurationError
 
 #: Seconds that `jump` added; only the memory backend's test helper moves it.
 _offset = 0.0
@@ -37,8 +40,23 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """A deadline so many seconds from now; ``None`` is never, 0 or less is already over."""
-        return cls(None if seconds is None else now() + seconds)
+        """A deadline so many seconds from now; ``None`` is never, 0 or less is already over.
+
+        Raises:
+            ConfigurationError: Not a number, or not a finite one.
+        """
+        return cls(None if seconds is None else now() + cls.seconds(seconds, "timeout"))
+
+    @staticmethod
+    def seconds(value: float, name: str) -> float:
+        """A user's seconds, checked; none below 0.
+
+        Raises:
+            ConfigurationError: Not a number, or not a finite one.
+        """
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigurationError(f"{name} {value!r} is not allowed: seconds as a finite number")
+        return max(0.0, value)
 
     def left(self) -> float | None:
         """Seconds left, never below 0; ``None`` where there is no end."""

@@ -103,7 +103,10 @@ class Failures:
         elif self._plan.dead_letters or self._group is None:
             what = "given up" if delay is None else f"again in {delay:.1f} s"
             at = entry.received.position
-            log.warning("%s: attempt %d at %s failed (%r), %s", self._place, entry.attempt, at, error, what)
+            kind = type(error).__name__
+            log.warning(
+                "%s: attempt %d at %s failed (%s), %s", self._place, entry.attempt, at, kind, what, exc_info=error
+            )
         elif not self._warned:
             self._warned = True
             log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self._place, error)

@@ -313,9 +313,15 @@ class Intake(Generic[T]):
                 return
             self._error = error.about(topic=self.topic)
             self._changed.notify_all()
+        self._plan.meter.consume_failed(self.topic, self._plan.broker.name, type(error).__name__)
         log.error("subscription %s ended: %s", self.name, error)
         # The caller is the backend's own thread, which must not wait; what is held goes back now.
         self._close_elsewhere(self.close)
+
+    def broken(self, error: BaseException) -> None:
+        """A worker died: rather an end that is seen than a subscription that stands still."""
+        log.critical("a worker of %s died", self.name, exc_info=error)
+        self.ended(BackendUnavailable(f"a worker of {self.name} died: {type(error).__name__}", code="down"))
 
     # -- handing out ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import threading
 import weakref
 from typing import Any, Protocol
 
-from incident_messaging.metrics import LOCK as METRICS_LOCK
+from incident_messaging import metrics
 
 #: Seconds that closing all services may take when the interpreter ends.
 EXIT_TIMEOUT = 5.0
@@ -75,7 +75,7 @@ def leak(thing: object) -> None:
 
 def _before_fork() -> None:
     _registry_lock.acquire()
-    METRICS_LOCK.acquire()
+    metrics.LOCK.acquire()
     _held[:] = sorted(_services, key=id)
     for service in _held:
         service.lock.acquire()
@@ -86,7 +86,7 @@ def _release() -> list[Any]:
     _held.clear()
     for service in reversed(services):
         service.lock.release()
-    METRICS_LOCK.release()
+    metrics.LOCK.release()
     _registry_lock.release()
     return services
 
@@ -96,6 +96,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    metrics.after_fork_in_child()
     for service in _release():
         service.after_fork_in_child()
 

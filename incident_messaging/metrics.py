@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 #: Held round every update of an instrument, and over a fork.
-LOCK = threading.Lock()
+LOCK = threading.RLock()  # re-entrant: a signal handler or finalizer may publish in between
 
 _TOPIC = ("topic", "backend")
 _ERROR = ("topic", "backend", "error")
@@ -73,6 +73,12 @@ class MessagingMetrics:
             child = instrument.labels(**labels)
             cell = child._sum if isinstance(instrument, Histogram) else child._value
             return float(cell.get())
+
+
+def after_fork_in_child() -> None:
+    """What a gauge counts is the parent's; in prometheus_client's multiprocess mode a child has its own file."""
+    for gauge in (MESSAGING_METRICS.active_connections, MESSAGING_METRICS.stalled):
+        gauge.clear()
 
 
 #: The instruments of this process, in prometheus_client's default registry.

@@ -30,6 +30,7 @@ class OpenPlaces:
             free = next((place for place in places if not place.in_hand), None)
             if free is not None:
                 places.remove(free)
+                self._until.pop(free, None)
         if free is None:
             return subscribe()
         if free.closed or free.error is not None:

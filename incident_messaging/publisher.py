@@ -69,6 +69,7 @@ class Publisher:
                 topic=message.topic,
                 envelope=envelope,
             )
+        self._connections.note()
         return publication.receipt()
 
     def publish_nowait(
@@ -105,7 +106,12 @@ class Publisher:
         finished: Callable[[Publication], None],
     ) -> tuple[MessageEnvelope[Any], Publication | None]:
         """No publication where messaging is disabled."""
-        chosen = self._connections.chosen(backend)
+        try:
+            chosen = self._connections.chosen(backend)
+        except MessagingError as error:
+            for one in self._connections.backends:
+                self._meter.publish_failed(OTHER, one.value, error)
+            raise error.about(topic=str(message.topic)) from error.__cause__
         envelope, record = self._encode(message, chosen)
         if not self._config.enabled:
             return envelope, None

@@ -253,7 +253,8 @@ class Publication:
         else:
             self._meter.publish_failed(self._topic, outlet.broker.name, error)
             unknown = isinstance(error, Timeout) and error.maybe_delivered
-            error.about(topic=self._topic, envelope=self._envelope)
+            # One refusal of a connection may end many publishes: each tells of its own message.
+            error = _own(error).about(topic=self._topic, envelope=self._envelope)
             result = BrokerResult(state="unknown" if unknown else "failed", error=error)
         outlet.window.release(size)
         self._settle(outlet, result)
@@ -286,6 +287,12 @@ class Publication:
         if isinstance(error, Timeout):
             error.maybe_delivered = any(result.state in ("ok", "unknown") for result in results.values())
         return error
+
+
+def _own(error: MessagingError) -> MessagingError:
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _words(result: BrokerResult) -> str:

@@ -91,7 +91,7 @@ class MessagingService:
 
     def _begin(self) -> None:
         """What belongs to one process: made anew in a forked child."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._closed = False
         self._callbacks = CallbackThread("incident-messaging-callbacks")
         self._timer = CallbackThread("incident-messaging-timer")
@@ -362,7 +362,15 @@ class MessagingService:
             timeout: Seconds without a message, counted from being ready; ``None`` is for ever.
             limit: How many messages at most; no more than these are ever prefetched.
         """
+        unknown = sorted(set(options) - PlaceOptions.__annotations__.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"consume takes no {', '.join(unknown)}; it takes timeout, limit, backend, "
+                + ", ".join(PlaceOptions.__annotations__)
+            )
         if limit is not None:
+            if isinstance(limit, bool) or not isinstance(limit, int):
+                raise ConfigurationError(f"limit {limit!r} is not allowed: a whole number")
             if limit < 1:
                 return iter(())
             options["prefetch"] = min(limit, options.get("prefetch") or limit)
@@ -447,6 +455,8 @@ class MessagingService:
         Raises:
             MessagingError: A subscription ended by itself, and this is why; all is closed.
         """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("run_until_signal is for the main thread: no other receives signals")
         stop = threading.Event()
         before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
         try:
@@ -456,7 +466,7 @@ class MessagingService:
         finally:
             left = self.close(timeout)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for subscription in started:
             if subscription.error is not None:
                 raise subscription.error
@@ -578,10 +588,6 @@ class MessagingService:
 
     def _deadline(self, timeout: float | None, default_ms: int) -> Deadline:
         return Deadline.after(default_ms / 1000 if timeout is None else timeout)
-
-    def _usable(self) -> None:
-        if self._closed:
-            raise BackendUnavailable("the messaging service is closed", code="closed")
 
     @staticmethod
     def _may_block(call: str) -> None:

@@ -27,7 +27,7 @@ class Subscriber:
     """
 
     def __init__(
-        self, config: MessagingConfig, codec: Codec, connections: Connections, meter: Meter, lock: threading.Lock
+        self, config: MessagingConfig, codec: Codec, connections: Connections, meter: Meter, lock: Any
     ) -> None:
         self._config = config
         self._codec = codec
@@ -93,8 +93,9 @@ class Subscriber:
                 close(intake)
             else:
                 threads.append(thread)
+        last_words = Deadline.after((deadline.left() or 0.0) + 0.2)
         for thread in threads:
-            thread.join((deadline.left() or 0.0) + 0.2)
+            thread.join(last_words.left())
         return left
 
     def after_fork(self) -> None:

@@ -28,6 +28,9 @@ class Work(Protocol):
     def overdue(self, hand: Hand, thread: str) -> bool:
         """Whether the hand's callback has run out of time."""
 
+    def broken(self, error: BaseException) -> None:
+        """A worker died of a fault of the SDK's own."""
+
 
 class _Worker:
     """One thread and its hand; ``left`` when its callback ran out of time and another took its place."""
@@ -80,6 +83,8 @@ class Workers:
                 pass
         except MessagingError:
             pass  # the subscription ended by itself, and has logged why
+        except BaseException as error:
+            self._work.broken(error)
         finally:
             worker.done.set()
 

@@ -80,8 +80,8 @@ class KafkaBroker(MessageProducer):
     def connect(self, deadline: Deadline) -> None:
         """See `MessageProducer.connect`."""
         with self._changed:
-            self._start()
             refusals = self._link.refusals
+            self._start()
             while self._closing is not None or self._link.state != "connected":
                 if self._closing is not None:
                     raise _closed()
@@ -123,7 +123,7 @@ class KafkaBroker(MessageProducer):
             consumer.close(deadline)
         if not self._await_end(Deadline.after((deadline.left() or 0.0) + GRACE)):
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
-            self._give_up()
+            self._lost = max(self._lost, self._give_up())
         for thread in filter(None, threads):
             thread.join(0.1)
         return self._lost
@@ -214,6 +214,7 @@ class KafkaBroker(MessageProducer):
             self._make_client()
             while not self._is_over():
                 self._turn()
+            self._lost = len(self._pending)
             self._purge()
         except MessagingError as exc:
             self._link.refuse(exc)

@@ -365,8 +365,11 @@ class PollingConsumer(MessageConsumer):
 
     def _met_error(self, client: Consumer, message: Message[Any, Any], error: KafkaError) -> None:
         """An error among the messages."""
+        place = _place(message)
         if error.code() in _LOST:
-            raise places.lost(client, _place(message), message.offset(), ANSWER)
+            if self._ledger.get(place) is None or place[0] in self._log.remade:
+                return  # taken away, or about to be
+            raise places.lost(client, place, message.offset(), ANSWER)
         if error.fatal() or error.code() in errors.DENIED:
             raise errors.subscribe(error, self._spec.topic)
         self._trouble(error)

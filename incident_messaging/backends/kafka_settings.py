@@ -37,7 +37,8 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
 def producer(config: MessagingConfig) -> dict[str, Any]:
     """What the producer needs beside callbacks."""
     kafka = config.kafka
-    timeout = max(1, min(kafka.message_timeout_ms, config.publish_timeout_ms))
+    # A call's own time is watched by the reports thread; the client's must not end first.
+    timeout = max(kafka.message_timeout_ms, config.publish_timeout_ms)
     properties = connection(kafka) | {
         "acks": "all",
         "enable.idempotence": True,

@@ -100,6 +100,8 @@ class JetStreamConsumer(MessageConsumer):
         try:
             self._tools.loop.run(self._open, deadline, f"subscribing to {topic}")
         except Timeout as exc:
+            if not self._connection.ever:
+                raise self._connection.failed("no answer in time") from exc
             raise Timeout(f"{topic}: not ready in time, waited for {self._waits_for}", backend="nats") from exc
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:

@@ -74,6 +74,8 @@ class CoreConsumer(MessageConsumer):
         try:
             self._tools.loop.run(self._open, deadline, f"subscribing to {topic}")
         except Timeout as exc:
+            if not self._tools.connection.ever:
+                raise self._tools.connection.failed("no answer in time") from exc
             words = f"{topic}: not ready in time, waited for the server to confirm"
             raise Timeout(words, backend="nats") from exc
 

@@ -144,8 +144,13 @@ class Publisher:
         self._connection.write(b"".join(commands))
 
     def _command(self, number: int, record: Record) -> bytes | None:
-        headers = encode_headers(record)
-        error = _too_large(record, len(headers), self._connection.max_payload)
+        error: MessagingError | None
+        try:
+            headers = encode_headers(record)
+        except ValueError as exc:  # one record must not hold up those behind it
+            error = PublishFailed(f"{record.topic}: headers that NATS cannot take: {exc}", backend="nats")
+        else:
+            error = _too_large(record, len(headers), self._connection.max_payload)
         if error is not None:
             self._end(number, error=error)
             return None

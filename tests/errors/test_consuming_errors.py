@@ -1,0 +1,126 @@
+"""Places that cannot be had, and subscriptions that end by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka.admin import (
+    AclOperation,
+    ResourceType,
+)
+from error_kit import PATIENCE, Make, Provoked, delete_before, deny, make_topic, row
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from waiting import until
+
+from incident_messaging import (
+    ConsumeFailed,
+    IncidentCreated,
+    SubscribeFailed,
+)
+from incident_messaging.brokers import KafkaBroker
+
+
+@row(SubscribeFailed, "no_topic")
+def test_no_stream_to_subscribe_to(provoked: Provoked, on_nats: Make, prefix: str) -> None:
+    service = on_nats(nats={"create_streams": False})
+    with provoked(prefix, "create_streams", within=3.0) as met:
+        service.subscribe("orders", timeout=3.0)
+    assert met.error.topic == "orders"
+
+
+@row(SubscribeFailed, "no_topic")
+def test_no_topic_for_the_dead_letters(provoked: Provoked, on_kafka: Make, prefix: str) -> None:
+    service = on_kafka(kafka={"create_topics": False})
+    with provoked(f"{prefix}.dead-letter", "create_topics", within=5.0):
+        service.subscribe("orders", timeout=5.0)
+
+
+@row(SubscribeFailed, "denied")
+def test_nats_denies_subscribing(provoked: Provoked, service_on: Make, nats_server_factory: Any) -> None:
+    rights = '{ publish: { deny: ["$JS.API.CONSUMER.>"] } }'
+    server = nats_server_factory(
+        config=f'authorization {{ users = [ {{ user: "app", password: "p", permissions: {rights} }} ] }}'
+    )
+    service = service_on(backend="nats", nats={"servers": [server.url], "user": "app", "password": "p"})
+    with provoked("permissions violation", within=3.0):
+        service.subscribe("orders", timeout=3.0)
+
+
+@row(SubscribeFailed, "denied")
+def test_nats_core_denies_subscribing(
+    provoked: Provoked, service_on: Make, nats_server_factory: Any, prefix: str
+) -> None:
+    rights = f'{{ subscribe: {{ deny: ["{prefix}.secret"] }} }}'
+    server = nats_server_factory(
+        config=f'authorization {{ users = [ {{ user: "app", password: "p", permissions: {rights} }} ] }}'
+    )
+    login = {"servers": [server.url], "user": "app", "password": "p", "delivery": "core"}
+    service = service_on(backend="nats", nats=login)
+    with provoked(f"{prefix}.secret", "permission", within=3.0):
+        service.subscribe("secret", timeout=3.0)
+
+
+@row(SubscribeFailed, "denied")
+def test_kafka_denies_subscribing(
+    guarded_kafka: KafkaBroker, provoked: Provoked, service_on: Make, prefix: str
+) -> None:
+    service = service_on(backend="kafka", kafka={"bootstrap_servers": guarded_kafka.bootstrap_servers})
+    service.publish("orders", {"n": 1})
+    deny(guarded_kafka, ResourceType.GROUP, f"g:{prefix}.orders", AclOperation.READ)
+    with provoked("ACL", within=5.0):
+        service.subscribe("orders", group="g", timeout=5.0)
+
+
+@row(SubscribeFailed, "overlap")
+def test_streams_that_overlap(provoked: Provoked, on_nats: Make, prefix: str, jetstream: Any) -> None:
+    async def add(stream: JetStreamContext) -> None:
+        await stream.add_stream(StreamConfig(name=f"other-{prefix}", subjects=[f"{prefix}.a.*.z"]))
+
+    jetstream(add)
+    with provoked(f"other-{prefix}", within=3.0):
+        on_nats().subscribe("orders", timeout=3.0)
+
+
+@row(ConsumeFailed, "lost_place")
+def test_a_durable_that_is_gone(provoked: Provoked, on_nats: Make, prefix: str, jetstream: Any) -> None:
+    service = on_nats()
+    subscription = service.subscribe("orders", group="g")
+    service.publish("orders", {"n": 1})
+    stream = service.publish("orders", {"n": 2}).results.popitem()[1].position.stream  # type: ignore[attr-defined]
+    jetstream(lambda js: js.delete_consumer(stream, subscription.name))
+    with provoked("lost its place", "g", subscription.name, within=PATIENCE):
+        while True:
+            subscription.next(PATIENCE)
+    assert subscription.name in service.health().ended
+
+
+@row(ConsumeFailed, "lost_place")
+def test_offsets_that_are_gone(provoked: Provoked, on_kafka: Make, kafka_broker: Any, prefix: str) -> None:
+    make_topic(kafka_broker, f"{prefix}.orders")
+    service = on_kafka()
+    service.publish_batch("orders", [{"n": n} for n in range(5)])
+    assert len(list(service.consume("orders", group="g", timeout=PATIENCE, limit=1))) == 1
+    delete_before(kafka_broker, f"{prefix}.orders", 4)
+    with provoked("3 messages may be missing", within=PATIENCE):
+        service.subscribe("orders", group="g").next(PATIENCE)
+
+
+@row(ConsumeFailed, "slow_reader")
+def test_a_reader_that_falls_behind(provoked: Provoked, on_nats: Make) -> None:
+    service = on_nats()
+    subscription = service.subscribe("orders", broadcast=True, prefetch=5)
+    service.publish_batch("orders", [{"n": n} for n in range(50)])
+    assert until(lambda: subscription.error is not None, PATIENCE)
+    with provoked("prefetch 5", within=0.1) as met:
+        subscription.next(1.0)
+    assert met.error.retryable
+
+
+@row(ConsumeFailed, "undecodable")
+def test_bytes_that_nobody_can_read_and_no_dead_letters(provoked: Provoked, on_nats: Make) -> None:
+    service = on_nats(enable_dlq=False)
+    service.publish("orders", {"type": "Created"})
+    subscription = service.subscribe("orders", IncidentCreated, group="g")
+    with provoked("cannot be decoded", "enable_dlq", within=PATIENCE):
+        subscription.next(PATIENCE)
