@@ -196,6 +196,14 @@ class Raw:
             asked = [TopicPartition(topic, number) for number in range(partitions)]
             return [place.offset for place in consumer.committed(asked, timeout=PATIENCE)]
 
+    def member(self, group: str, topic: str) -> Consumer:
+        """A member of a group that is nothing of ours, and commits nothing."""
+        consumer = Consumer(
+            self.settings | {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        )
+        consumer.subscribe([topic])
+        return consumer
+
     def read(self, topic: str, count: int, partitions: int = 1) -> list[Any]:
         """So many messages from the beginning."""
         found: list[Any] = []

@@ -395,6 +395,30 @@ def test_what_is_settled_is_committed_at_the_revocation(
     assert two.bodies == ["new"], "nothing that was settled comes again"
 
 
+def test_a_group_is_shared_with_another_service(
+    new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str
+) -> None:
+    """A member that is not ours, with librdkafka's own assignor, takes a part and gives it back."""
+    raw.make(topic, partitions=2)
+    broker = new_kafka(kafka_broker.bootstrap_servers, exact_group_id=True, auto_commit_interval_ms=100)
+    ours = read(broker, topic, name=topic)
+    raw.produce(topic, range(5), partition=0)
+    raw.produce(topic, range(5), partition=1)
+    ours.wait(10)
+    other = raw.member(topic, topic)
+    with other:
+        assert until(lambda: other.poll(0.1) is None and len(other.assignment()) == 1)
+        (theirs,) = other.assignment()
+        raw.produce(topic, ["theirs"], partition=theirs.partition)
+        raw.produce(topic, ["ours"], partition=1 - theirs.partition)
+        assert until(lambda: "ours" in ours.bodies)
+        found = []
+        assert until(lambda: (message := other.poll(0.1)) is not None and found.append(message.value()) is None)
+        assert found == [b"theirs"], "what was settled before the revocation was committed at it"
+    assert until(lambda: "theirs" in ours.bodies), "it did not commit, and left"
+    assert ours.error is None
+
+
 def test_open_says_what_it_waited_for(new_kafka: NewBroker, kafka_broker: Any, topic: str) -> None:
     broker = new_kafka(kafka_broker.bootstrap_servers)
     broker.connect(in_time())
