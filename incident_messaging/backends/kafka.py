@@ -158,10 +158,14 @@ class KafkaBroker(MessageProducer):
         except BufferError as exc:
             return errors.caused(errors.publish(KafkaError(KafkaError._QUEUE_FULL), record.topic), exc)
         except KafkaException as exc:
-            if errors.of(exc).code() == KafkaError._FATAL:  # nothing was taken: wait for the next producer
-                self._hold(pending)
-                return None
-            return errors.publish(errors.of(exc), record.topic)
+            error = errors.of(exc)
+            if error.code() in errors.UNKNOWN_TOPIC:
+                self._topics.forget(record.topic)
+            elif error.code() != KafkaError._FATAL:
+                return errors.publish(error, record.topic)
+            self._hold(pending)  # it was not taken: wait for the topic, or for the next producer
+            self._start()
+            return None
         pending.sent = True
         return None
 
@@ -338,6 +342,8 @@ class KafkaBroker(MessageProducer):
                 else:
                     exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
                     self._release(topic, None if exists else errors.no_topic(topic))
+                    if topic in self._held:
+                        time.sleep(_SLICE)
             except KafkaException as exc:
                 error = errors.of(exc)
                 if topic is None or errors.passes(error):

@@ -167,7 +167,7 @@ def _refused(code: int, said: str, topic: str) -> PublishFailed:
 def no_topic(topic: str) -> PublishFailed:
     """A publish to a topic that is not there, and may not be made."""
     return PublishFailed(
-        f"Kafka has no topic {topic}: make it on the broker, or set kafka.create_topics",
+        f"Kafka has no topic {topic}: make it on the broker, or set kafka.create_topics and publish again",
         code="no_stream",
         backend="kafka",
     )

@@ -49,6 +49,7 @@ class Topics:
         self._known |= names(list_topics(timeout=timeout))
         if name not in self._known and self._config.create_topics:
             self._make(name, timeout)
+            list_topics(name, timeout=timeout)  # a client that has met it missing believes that for a while
         return name in self._known
 
     def _make(self, name: str, timeout: float) -> None:
