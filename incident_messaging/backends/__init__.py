@@ -8,8 +8,8 @@ from incident_messaging.backends.base import MessageProducer
 from incident_messaging.config import MessagingBackend, MessagingConfig
 
 _CLASSES = {
-    MessagingBackend.NATS: ("incident_messaging.backends.nats", "NatsBroker"),
-    MessagingBackend.KAFKA: ("incident_messaging.backends.kafka", "KafkaBroker"),
+    MessagingBackend.NATS: ("incident_messaging.backends.nats.broker", "NatsBroker"),
+    MessagingBackend.KAFKA: ("incident_messaging.backends.kafka.broker", "KafkaBroker"),
     MessagingBackend.MEMORY: ("incident_messaging.backends.memory", "MemoryBroker"),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from nats_kit import Reader, config, in_time, spec
 
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.eventloop import EventLoop
 
 _prefixes = itertools.count()

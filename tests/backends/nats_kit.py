@@ -13,7 +13,7 @@ import nats
 from waiting import until
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Start
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.config import MessagingConfig, NatsConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError

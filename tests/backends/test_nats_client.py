@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client as NatsPyClient
 from nats.protocol.parser import Parser
 
-from incident_messaging.backends.nats_client import Client
+from incident_messaging.backends.nats.client import Client
 
 Make = Callable[[], NatsPyClient]
 

@@ -15,7 +15,7 @@ import pytest
 from nats_kit import Outcomes, Reader, api, fails, in_time, publish, record
 from waiting import takes, until
 
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.brokers.cluster import NatsCluster
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, Timeout
 

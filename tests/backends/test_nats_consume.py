@@ -10,7 +10,7 @@ import pytest
 from nats_kit import PATIENCE, QUIET, Reader, api, in_time, publish, spec, stream_names
 from waiting import takes, until
 
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.errors import ConnectionFailed, ConsumeFailed, SubscribeFailed, Timeout
 from incident_messaging.record import Position
 from incident_messaging.topics import durable_name

@@ -9,7 +9,7 @@ import pytest
 from nats_kit import QUIET, Outcomes, Reader, fails, in_time, publish, record
 from waiting import takes, until
 
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.errors import ConnectionFailed, PublishFailed, SubscribeFailed, Timeout
 
 Brokers = Callable[..., NatsBroker]

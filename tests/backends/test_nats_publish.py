@@ -10,7 +10,7 @@ import pytest
 from nats_kit import PATIENCE, Outcomes, Reader, api, fails, in_time, publish, record
 from waiting import takes, until
 
-from incident_messaging.backends.nats import NatsBroker
+from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.errors import (
     BackendUnavailable,
     ConnectionFailed,

@@ -7,7 +7,7 @@ import logging
 import pytest
 from confluent_kafka import KafkaError
 
-from incident_messaging.backends.kafka_link import Link
+from incident_messaging.backends.kafka.link import Link
 from incident_messaging.errors import ConfigurationError, ConnectionFailed
 
 REFUSED = "Connect to ipv4#127.0.0.1:1 failed: Connection refused"

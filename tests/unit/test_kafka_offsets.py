@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incident_messaging.backends.kafka_offsets import Ledger, Partition, Token
+from incident_messaging.backends.kafka.offsets import Ledger, Partition, Token
 
 PLACE = ("t", 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incident_messaging.backends.kafka_pending import Pending, PendingRecords
+from incident_messaging.backends.kafka.pending import Pending, PendingRecords
 from incident_messaging.record import Record
 
 RECORD = Record(topic="t", body=b"", dedup_id="1")

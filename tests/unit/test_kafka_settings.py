@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from incident_messaging.backends import kafka_settings as settings
 from incident_messaging.backends.base import ConsumerSpec
-from incident_messaging.backends.kafka_link import DebugLog
+from incident_messaging.backends.kafka import settings
+from incident_messaging.backends.kafka.link import DebugLog
 from incident_messaging.config import KafkaConfig, MessagingConfig
 
 GROUP = ConsumerSpec(topic="t", group="g", name="g:t", start="earliest", prefetch=1, prefetch_bytes=1)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incident_messaging.backends import nats_wire as wire
-from incident_messaging.backends.nats_consume import Credit, is_part
+from incident_messaging.backends.nats import wire
+from incident_messaging.backends.nats.consume import Credit, is_part
 from incident_messaging.record import Record
 from incident_messaging.topics import regex
 

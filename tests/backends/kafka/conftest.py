@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kafka_kit import Raw, Reader, config, in_time, spec
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 
 
 @pytest.fixture

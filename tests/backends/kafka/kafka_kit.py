@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import until
 
 from incident_messaging.backends.base import ConsumerSpec
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.config import KafkaConfig, MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError

@@ -11,7 +11,7 @@ import pytest
 from kafka_kit import QUIET, Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.errors import BackendUnavailable, SubscribeFailed, Timeout
 
 NewBroker = Callable[..., KafkaBroker]

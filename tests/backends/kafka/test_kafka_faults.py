@@ -13,7 +13,7 @@ import pytest
 from kafka_kit import Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.errors import ConnectionFailed, MessagingError, Timeout
 
 NewBroker = Callable[..., KafkaBroker]
@@ -112,7 +112,7 @@ def test_a_restart_of_the_broker_under_load(
 _MEMBER = """
 import sys, time
 from incident_messaging.backends.base import ConsumerSpec
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.config import KafkaConfig, MessagingConfig
 from incident_messaging.deadline import Deadline
 

@@ -11,7 +11,7 @@ import pytest
 from kafka_kit import QUIET, Raw, Reader, publish
 from waiting import until
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.errors import ConsumeFailed
 from incident_messaging.record import Position
 

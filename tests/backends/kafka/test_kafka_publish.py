@@ -11,7 +11,7 @@ import pytest
 from kafka_kit import Outcomes, Raw, fails, in_time, publish, record
 from waiting import takes, until
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.errors import (
     BackendUnavailable,
     ConfigurationError,

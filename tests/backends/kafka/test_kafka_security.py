@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 from kafka_kit import PATIENCE, Outcomes, Raw, Reader, fails, in_time, publish, record, spec
 from waiting import takes, until
 
-from incident_messaging.backends.kafka import KafkaBroker
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.brokers import KafkaBroker as RealKafka
 from incident_messaging.brokers.ports import free_port
 from incident_messaging.errors import ConnectionFailed, PublishFailed, SubscribeFailed

@@ -8,14 +8,12 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from incident_messaging import topics as names
-from incident_messaging.backends import kafka_errors as errors
-from incident_messaging.backends import kafka_places as places
-from incident_messaging.backends import kafka_settings as settings
 from incident_messaging.backends.base import ConsumerSpec, Sink, Start
-from incident_messaging.backends.kafka_link import log
-from incident_messaging.backends.kafka_offsets import Partition, Place
-from incident_messaging.backends.kafka_polling import ANSWER, PollingConsumer, Stopped
-from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.backends.kafka import errors, places, settings
+from incident_messaging.backends.kafka.link import log
+from incident_messaging.backends.kafka.offsets import Partition, Place
+from incident_messaging.backends.kafka.polling import ANSWER, PollingConsumer, Stopped
+from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import MessagingError, Timeout

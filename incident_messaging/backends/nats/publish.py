@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Iterable
 
 from incident_messaging.backends.base import Done
-from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_streams import ApiError, NoCover, Streams
-from incident_messaging.backends.nats_wire import acknowledgement, encode_headers, publish_command, status_of
+from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
+from incident_messaging.backends.nats.wire import acknowledgement, encode_headers, publish_command, status_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import (
     BackendUnavailable,

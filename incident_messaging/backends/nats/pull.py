@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_places import Place
-from incident_messaging.backends.nats_streams import ApiError, nanos
-from incident_messaging.backends.nats_wire import metadata, publish_command, received, status_of
+from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.places import Place
+from incident_messaging.backends.nats.streams import ApiError, nanos
+from incident_messaging.backends.nats.wire import metadata, publish_command, received, status_of
 from incident_messaging.errors import MessagingError
 from incident_messaging.record import Received
 

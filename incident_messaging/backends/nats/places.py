@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from incident_messaging.backends.base import ConsumerSpec, Start
-from incident_messaging.backends.nats_streams import (
+from incident_messaging.backends.nats.streams import (
     CONSUMER_NOT_FOUND,
     STREAM_NOT_FOUND,
     Api,

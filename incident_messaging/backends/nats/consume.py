@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink, Start
-from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_places import BroadcastPlace, DurablePlace, Place
-from incident_messaging.backends.nats_pull import Puller, Token
-from incident_messaging.backends.nats_streams import DENIED, Api, ApiError, NoCover, Streams
+from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.places import BroadcastPlace, DurablePlace, Place
+from incident_messaging.backends.nats.pull import Puller, Token
+from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, NoCover, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, MessagingError, SubscribeFailed, Timeout

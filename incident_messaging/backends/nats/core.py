@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
-from incident_messaging.backends.nats_consume import Credit, Tools
-from incident_messaging.backends.nats_publish import Publisher
-from incident_messaging.backends.nats_wire import received
+from incident_messaging.backends.nats.consume import Credit, Tools
+from incident_messaging.backends.nats.publish import Publisher
+from incident_messaging.backends.nats.wire import received
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
 from incident_messaging.record import Received

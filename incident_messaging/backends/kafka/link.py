@@ -13,7 +13,7 @@ from typing import Literal
 
 from confluent_kafka import KafkaError
 
-from incident_messaging.backends import kafka_errors as errors
+from incident_messaging.backends.kafka import errors
 from incident_messaging.errors import ConfigurationError, MessagingError
 
 log = logging.getLogger("incident_messaging.kafka")

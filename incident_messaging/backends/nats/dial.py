@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import nats.errors
 
-from incident_messaging.backends.nats_client import Client
-from incident_messaging.backends.nats_options import Refusal, bare, options, refusal, secrets
+from incident_messaging.backends.nats.client import Client
+from incident_messaging.backends.nats.options import Refusal, bare, options, refusal, secrets
 from incident_messaging.config import NatsConfig
 from incident_messaging.errors import ConfigurationError
 

@@ -13,11 +13,11 @@ from incident_messaging.backends.base import (
     Sink,
     Status,
 )
-from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_consume import JetStreamConsumer, Settling, Tools
-from incident_messaging.backends.nats_core import CoreConsumer, CorePublisher
-from incident_messaging.backends.nats_publish import Pending, Publisher, closed
-from incident_messaging.backends.nats_streams import Api, Streams
+from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.consume import JetStreamConsumer, Settling, Tools
+from incident_messaging.backends.nats.core import CoreConsumer, CorePublisher
+from incident_messaging.backends.nats.publish import Pending, Publisher, closed
+from incident_messaging.backends.nats.streams import Api, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, MessagingError

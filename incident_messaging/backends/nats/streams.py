@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
-from incident_messaging.backends.nats_connection import Connection
-from incident_messaging.backends.nats_wire import status_of
+from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.wire import status_of
 from incident_messaging.config import MessagingConfig
 
 _log = logging.getLogger("incident_messaging.nats")

@@ -138,6 +138,6 @@ def _given(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str) -> dict[str, Any]:
-    # Some things librdkafka tells in its log alone (kafka_link.py).
+    # Some things librdkafka tells in its log alone (link.py).
     debug = f"{config.extra['debug']},{debug}" if "debug" in config.extra else debug
     return {**properties, **config.extra, "debug": debug}

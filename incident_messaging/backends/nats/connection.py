@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from incident_messaging.backends.nats_client import Client, Handler
-from incident_messaging.backends.nats_dial import ADDRESS_SECS, FIRST_DELAY, dial, hang_up
-from incident_messaging.backends.nats_options import Refusal, bare, connection_failed, refusal, secrets
-from incident_messaging.backends.nats_wire import publish_command
+from incident_messaging.backends.nats.client import Client, Handler
+from incident_messaging.backends.nats.dial import ADDRESS_SECS, FIRST_DELAY, dial, hang_up
+from incident_messaging.backends.nats.options import Refusal, bare, connection_failed, refusal, secrets
+from incident_messaging.backends.nats.wire import publish_command
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, MessagingError

@@ -1,4 +1,4 @@
-"""Apache Kafka: publishing. Consuming is in `kafka_consumer`.
+"""Apache Kafka: publishing. Consuming is in `consumer`.
 
 librdkafka owns the sockets and its own threads; what happened it tells only to who polls. One
 thread, ``incident-messaging-kafka-reports``, polls for ever, delivers the reports, and ends what has
@@ -16,8 +16,6 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from incident_messaging.backends import kafka_errors as errors
-from incident_messaging.backends import kafka_settings as settings
 from incident_messaging.backends.base import (
     ConsumerSpec,
     Done,
@@ -26,12 +24,13 @@ from incident_messaging.backends.base import (
     Sink,
     Status,
 )
-from incident_messaging.backends.kafka_consumer import consumer_for
-from incident_messaging.backends.kafka_link import Link, log
-from incident_messaging.backends.kafka_pending import Pending, PendingRecords
-from incident_messaging.backends.kafka_polling import GRACE, PollingConsumer
-from incident_messaging.backends.kafka_records import header_pairs, key_bytes
-from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.backends.kafka import errors, settings
+from incident_messaging.backends.kafka.consumer import consumer_for
+from incident_messaging.backends.kafka.link import Link, log
+from incident_messaging.backends.kafka.pending import Pending, PendingRecords
+from incident_messaging.backends.kafka.polling import GRACE, PollingConsumer
+from incident_messaging.backends.kafka.records import header_pairs, key_bytes
+from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import BackendUnavailable, MessagingError

@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from incident_messaging import topics as names
-from incident_messaging.backends import kafka_errors as errors
-from incident_messaging.backends import kafka_places as places
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
-from incident_messaging.backends.kafka_link import TopicLog, log
-from incident_messaging.backends.kafka_offsets import Ledger, Place, Token
-from incident_messaging.backends.kafka_records import received
-from incident_messaging.backends.kafka_topics import Topics
+from incident_messaging.backends.kafka import errors, places
+from incident_messaging.backends.kafka.link import TopicLog, log
+from incident_messaging.backends.kafka.offsets import Ledger, Place, Token
+from incident_messaging.backends.kafka.records import received
+from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import BackendUnavailable, ConsumeFailed, MessagingError, Timeout

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from incident_messaging.backends.base import Start
-from incident_messaging.backends.kafka_offsets import Place
+from incident_messaging.backends.kafka.offsets import Place
 from incident_messaging.errors import ConsumeFailed
 from incident_messaging.record import Position
 

@@ -14,8 +14,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
-from incident_messaging.backends import kafka_errors as errors
-from incident_messaging.backends import kafka_settings as settings
+from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.config import KafkaConfig
 
 #: ``list_topics`` of whichever client is at hand.

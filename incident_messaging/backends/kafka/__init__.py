@@ -1,0 +1,1 @@
+"""Apache Kafka by confluent-kafka, natively: `broker` publishes, `consumer` consumes."""
