@@ -2,9 +2,10 @@
 
 # The service
 from incident_messaging.service import MessagingService
-from incident_messaging.subscription import Subscription
-from incident_messaging.delivery import Delivery, Reject, Retry
-from incident_messaging.publishing import BatchResult, BrokerResult, PublishReceipt
+from incident_messaging.consuming.subscription import Subscription
+from incident_messaging.consuming.delivery import Delivery, Reject, Retry
+from incident_messaging.publishing.batch import BatchResult
+from incident_messaging.publishing.publication import BrokerResult, PublishReceipt
 from incident_messaging.record import Position
 from incident_messaging.health import Health
 

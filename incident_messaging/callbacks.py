@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from incident_messaging.deadline import Deadline, now
 
 if TYPE_CHECKING:
-    from incident_messaging.publishing import PublishReceipt
+    from incident_messaging.publishing.publication import PublishReceipt
 
 log = logging.getLogger("incident_messaging")
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from incident_messaging import lifecycle
 from incident_messaging.backends import make
 from incident_messaging.backends.base import Status
-from incident_messaging.broadcast import Broadcasts
 from incident_messaging.callbacks import CallbackThread
 from incident_messaging.config import MessagingBackend, MessagingConfig
-from incident_messaging.consuming import backend_of
+from incident_messaging.consuming.broadcast import Broadcasts
+from incident_messaging.consuming.options import backend_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.metrics import Meter
-from incident_messaging.publishing import Outlet, Window
+from incident_messaging.publishing.publication import Outlet, Window
 
 _BOTH = (MessagingBackend.NATS, MessagingBackend.KAFKA)
 

@@ -19,7 +19,9 @@ from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
 from incident_messaging.connections import Connections
-from incident_messaging.consuming import (
+from incident_messaging.consuming.delivery import Delivery
+from incident_messaging.consuming.intake import Intake
+from incident_messaging.consuming.options import (
     ConsumeOneOptions,
     HandlerOptions,
     IterateOptions,
@@ -28,8 +30,10 @@ from incident_messaging.consuming import (
     Wish,
     backend_of,
 )
+from incident_messaging.consuming.places import OpenPlaces
+from incident_messaging.consuming.subscriber import Subscriber
+from incident_messaging.consuming.subscription import Subscription
 from incident_messaging.deadline import Deadline
-from incident_messaging.delivery import Delivery
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import (
     BackendUnavailable,
@@ -38,13 +42,10 @@ from incident_messaging.errors import (
 )
 from incident_messaging.events import IncidentCreated, IncidentEvent, IncidentResolved, IncidentStateChanged
 from incident_messaging.health import Health
-from incident_messaging.intake import Intake
 from incident_messaging.metrics import Meter
-from incident_messaging.places import OpenPlaces
-from incident_messaging.publisher import Message, Publisher
-from incident_messaging.publishing import Batch, BatchResult, PublishReceipt
-from incident_messaging.subscriber import Subscriber
-from incident_messaging.subscription import Subscription
+from incident_messaging.publishing.batch import Batch, BatchResult
+from incident_messaging.publishing.publication import PublishReceipt
+from incident_messaging.publishing.publisher import Message, Publisher
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])

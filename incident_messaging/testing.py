@@ -28,8 +28,8 @@ from incident_messaging.brokers.fixtures import (
     pytest_report_header,
 )
 from incident_messaging.config import MessagingBackend, MessagingConfig
+from incident_messaging.consuming.schedule import Hand
 from incident_messaging.deadline import Deadline
-from incident_messaging.schedule import Hand
 from incident_messaging.service import MessagingService
 
 __all__ = [

@@ -149,7 +149,7 @@ def test_raising_retry_and_reject(bench: Bench) -> None:
         seen.wait(3)
     letter = letters.next(PATIENCE)
     assert letter is not None
-    assert letter.headers["x-dlq-exception-type"] == "incident_messaging.delivery.Reject"
+    assert letter.headers["x-dlq-exception-type"] == "incident_messaging.consuming.delivery.Reject"
     assert letter.headers["x-dlq-exception-message"] == "enough"
     assert letter.headers["x-dlq-attempts"] == "3"
 

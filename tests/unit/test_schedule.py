@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incident_messaging.consuming.schedule import Hand, Schedule
 from incident_messaging.record import Position, Received
-from incident_messaging.schedule import Hand, Schedule
 
 
 def received(key: str | None, number: int = 0) -> Received:

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 
 from incident_messaging import topics
-from incident_messaging.dead_letters import Grave, dead_letter, shed
+from incident_messaging.consuming.delivery import Reject, Retry
+from incident_messaging.consuming.graves import Grave, dead_letter, shed
+from incident_messaging.consuming.plan import Plan
+from incident_messaging.consuming.schedule import BURIED, HANDED, Entry, Schedule
 from incident_messaging.deadline import Deadline, now
-from incident_messaging.delivery import Reject, Retry
 from incident_messaging.errors import ConsumeFailed, MessagingError, PublishFailed, SerializationError
-from incident_messaging.plan import Plan
-from incident_messaging.schedule import BURIED, HANDED, Entry, Schedule
 
 log = logging.getLogger("incident_messaging")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from incident_messaging.callbacks import CallbackThread
+from incident_messaging.consuming.intake import Intake
 from incident_messaging.deadline import now
-from incident_messaging.intake import Intake
 
 #: Seconds that a place is kept open after a call.
 KEEP = 30.0

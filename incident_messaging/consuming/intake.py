@@ -16,8 +16,12 @@ from incident_messaging import topics
 from incident_messaging.backends.base import MessageConsumer
 from incident_messaging.codec import SKIPPED
 from incident_messaging.config import MessagingBackend
+from incident_messaging.consuming.delivery import Delivery, Reject, Retry
+from incident_messaging.consuming.failures import Failures
+from incident_messaging.consuming.plan import Plan
+from incident_messaging.consuming.schedule import HANDED, Entry, Hand, Schedule
+from incident_messaging.consuming.workers import Workers
 from incident_messaging.deadline import Deadline, now
-from incident_messaging.delivery import Delivery, Reject, Retry
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import (
     BackendUnavailable,
@@ -25,11 +29,7 @@ from incident_messaging.errors import (
     MessagingError,
     SerializationError,
 )
-from incident_messaging.failures import Failures
-from incident_messaging.plan import Plan
 from incident_messaging.record import Received
-from incident_messaging.schedule import HANDED, Entry, Hand, Schedule
-from incident_messaging.workers import Workers
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from incident_messaging.config import MessagingBackend
+from incident_messaging.consuming.schedule import Entry
 from incident_messaging.envelope import MessageEnvelope, MessageMetadata
 from incident_messaging.record import Position
-from incident_messaging.schedule import Entry
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from incident_messaging.config import MessagingBackend
+from incident_messaging.consuming.delivery import Delivery
+from incident_messaging.consuming.intake import Intake
 from incident_messaging.deadline import Deadline
-from incident_messaging.delivery import Delivery
 from incident_messaging.errors import ConfigurationError, MessagingError
-from incident_messaging.intake import Intake
 
 T = TypeVar("T")
 

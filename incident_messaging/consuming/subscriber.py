@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from incident_messaging import lifecycle, topics
-from incident_messaging.broadcast import shares
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
-from incident_messaging.consuming import Wish
+from incident_messaging.consuming.broadcast import shares
+from incident_messaging.consuming.intake import Intake
+from incident_messaging.consuming.options import Wish
+from incident_messaging.consuming.plan import Plan
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, MessagingError
-from incident_messaging.intake import Intake
 from incident_messaging.metrics import Meter
-from incident_messaging.plan import Plan
 
 
 class Subscriber:

@@ -6,9 +6,9 @@ import logging
 import threading
 from typing import Protocol
 
+from incident_messaging.consuming.schedule import Hand
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError
-from incident_messaging.schedule import Hand
 
 log = logging.getLogger("incident_messaging")
 

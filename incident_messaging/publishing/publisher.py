@@ -19,7 +19,8 @@ from incident_messaging.deadline import Deadline
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError, PublishFailed, Timeout
 from incident_messaging.metrics import OTHER, Meter
-from incident_messaging.publishing import Batch, Publication, PublishReceipt
+from incident_messaging.publishing.batch import Batch
+from incident_messaging.publishing.publication import Publication, PublishReceipt
 from incident_messaging.record import Record
 
 #: Seconds that a broker may be late with an outcome before the call gives up on it.

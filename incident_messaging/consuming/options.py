@@ -12,8 +12,8 @@ import attrs
 from incident_messaging import topics
 from incident_messaging.backends.base import ConsumerSpec, Start
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
+from incident_messaging.consuming.delivery import Delivery
 from incident_messaging.deadline import Deadline
-from incident_messaging.delivery import Delivery
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.record import Position
 
