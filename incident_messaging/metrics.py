@@ -51,6 +51,7 @@ class MessagingMetrics:
         )
         self.retries = Counter("messaging_retries_total", "Messages put back for another attempt", _TOPIC)
         self.dead_letters = Counter("messaging_dead_letters_total", "Dead letters a broker has taken", _TOPIC)
+        self.redriven = Counter("messaging_redriven_total", "Dead letters put back on their topic", _TOPIC)
         self.skipped = Counter("messaging_skipped_total", "Messages settled without a handler", (*_TOPIC, "reason"))
         self.stalled = Gauge(
             "messaging_stalled_subscriptions",
@@ -124,6 +125,10 @@ class Meter:
     def buried(self, topic: str, backend: str) -> None:
         """A broker acknowledged a dead letter."""
         self._inc(MESSAGING_METRICS.dead_letters, topic, backend)
+
+    def redriven(self, topic: str, backend: str) -> None:
+        """A broker acknowledged a dead letter that was put back."""
+        self._inc(MESSAGING_METRICS.redriven, topic, backend)
 
     def skipped(self, topic: str, backend: str, reason: str) -> None:
         """A message was settled without a handler."""

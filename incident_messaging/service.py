@@ -19,6 +19,7 @@ from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPolicy
 from incident_messaging.connections import Connections
+from incident_messaging.consuming.dead_letters import DeadLetters
 from incident_messaging.consuming.delivery import Delivery
 from incident_messaging.consuming.intake import Intake
 from incident_messaging.consuming.options import (
@@ -101,6 +102,7 @@ class MessagingService:
         self._publisher = Publisher(
             self._config, self._codec, self._connections, self._meter, self._timer, self._callbacks
         )
+        self._dead_letters = DeadLetters(self._config, self._connections, self._meter)
         self._subscriber = Subscriber(self._config, self._codec, self._connections, self._meter, self.lock)
 
     # -- publishing -------------------------------------------------------------------------------
@@ -479,6 +481,11 @@ class MessagingService:
     def config(self) -> MessagingConfig:
         """The configuration, as it was given."""
         return self._config
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What groups gave up: to be listed, put back, thrown away."""
+        return self._dead_letters
 
     @property
     def is_connected(self) -> bool:

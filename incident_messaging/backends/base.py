@@ -1,9 +1,9 @@
-"""The contract between the SDK and a broker: nine verbs, and what they promise.
+"""The contract between the SDK and a broker: nine verbs for its traffic, four for a look into a topic.
 
-A backend is one `MessageProducer` (the connection, which publishes) and the `MessageConsumer`s
-that it makes, one for each subscription. It knows the broker; it knows nothing of envelopes,
-message types, retries, dead letters or metrics. All that is above it and the same for every
-broker. ``tests/conformance`` holds every backend to this page.
+A backend is one `MessageProducer` (the connection, which publishes), the `MessageConsumer`s that it
+makes, one for each subscription, and an `Archive` where somebody looks into a topic. It knows the
+broker; it knows nothing of envelopes, message types, retries, dead letters or metrics. All that is
+above it and the same for every broker. ``tests/conformance`` holds every backend to this page.
 
 Threads: every method may be called from any thread. What a backend calls back (`Done`, `Sink`)
 it may call from a thread of its own, and those calls neither block nor raise.
@@ -12,7 +12,7 @@ it may call from a thread of its own, and those calls neither block nor raise.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -128,6 +128,37 @@ class MessageConsumer(ABC):
         """
 
 
+class Archive(ABC):
+    """What a topic holds, for those who look into it: no place, no traffic; used by one thread.
+
+    Guarantees: looking changes nothing; what was removed is not shown again by any archive of the topic.
+    """
+
+    @abstractmethod
+    def read(self) -> Iterator[Received]:
+        """All that the topic holds, from its first message to the one that is the last by now.
+
+        In the broker's order (Kafka: partition by partition). A topic that does not exist holds nothing.
+
+        Raises:
+            Timeout: The broker has stopped answering.
+            SubscribeFailed: It does not allow it (``denied``).
+        """
+
+    @abstractmethod
+    def remove(self, messages: Sequence[Received]) -> None:
+        """Take out messages that `read` has shown; returns when the broker has confirmed.
+
+        Raises:
+            Timeout: Not confirmed; removing them again is harmless.
+            PublishFailed: The broker does not allow it (``denied``).
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what it holds. Idempotent, never raises."""
+
+
 class MessageProducer(ABC):
     """A broker as the SDK sees it: publishes, and makes consumers.
 
@@ -161,6 +192,14 @@ class MessageProducer(ABC):
     @abstractmethod
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """A consumer that is not open yet; no I/O."""
+
+    @abstractmethod
+    def archive(self, topic: str, patience: float) -> Archive:
+        """A look into a topic, each answer waited for at most so many seconds; no I/O yet.
+
+        Raises:
+            ConfigurationError: Nothing is kept (core NATS).
+        """
 
     @abstractmethod
     def status(self) -> Status:

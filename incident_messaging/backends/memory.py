@@ -10,11 +10,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from datetime import datetime
 
 from incident_messaging import topics
 from incident_messaging.backends.base import (
+    Archive,
     ConsumerSpec,
     Done,
     MessageConsumer,
@@ -87,6 +88,19 @@ class World:
                 place.arrived(received)
         self.deliver()
         return position
+
+    def holds(self, topic: str) -> list[Received]:
+        """What a topic has by now."""
+        with self.lock:
+            return [received for received in self._log if received.topic == topic]
+
+    def remove(self, gone: Sequence[Received]) -> None:
+        """Forget messages, and hand out none of them any more."""
+        positions = {received.position for received in gone}
+        with self.lock:
+            self._log[:] = [received for received in self._log if received.position not in positions]
+            for place in self._places.values():
+                place.forget(positions)
 
     def join(self, consumer: MemoryConsumer) -> Place:
         """Make the consumer's place, or join it."""
@@ -161,6 +175,10 @@ class Place:
                 del self._owners[received.key]
         return True
 
+    def forget(self, gone: Set[Position]) -> None:
+        """Messages were removed; what a member has already stays its own."""
+        self._waiting = deque(received for received in self._waiting if received.position not in gone)
+
     def leave(self, member: MemoryConsumer) -> None:
         """Give back what a member did not acknowledge, in order."""
         held = sorted(member.held.values(), key=lambda r: (r.timestamp, r.position.offset))
@@ -225,6 +243,10 @@ class MemoryBroker(MessageProducer):
         """A consumer in the same world."""
         return MemoryConsumer(self._prefix, spec, sink)
 
+    def archive(self, topic: str, patience: float) -> Archive:
+        """A look into the same world."""
+        return MemoryArchive(world(self._prefix), topic)
+
     def status(self) -> Status:
         """Connected from the first use on."""
         if self._closed:
@@ -235,6 +257,25 @@ class MemoryBroker(MessageProducer):
         """Nothing is ever on its way."""
         self._closed = True
         return 0
+
+
+class MemoryArchive(Archive):
+    """A topic of a world."""
+
+    def __init__(self, of: World, topic: str) -> None:
+        self._world = of
+        self._topic = topic
+
+    def read(self) -> Iterator[Received]:
+        """All at once: it is in memory anyway."""
+        yield from self._world.holds(self._topic)
+
+    def remove(self, messages: Sequence[Received]) -> None:
+        """Confirmed at once."""
+        self._world.remove(messages)
+
+    def close(self) -> None:
+        """There is nothing to let go."""
 
 
 class MemoryConsumer(MessageConsumer):

@@ -12,8 +12,8 @@ from incident_messaging.record import Position
 
 T = TypeVar("T")
 
-#: Headers that only carry what a `Delivery` has as attributes.
-_OURS = frozenset({"x-message-id", "x-key", "x-correlation-id", "content-type"})
+#: Headers that only repeat what a message says itself.
+REPEATED = frozenset({"x-message-id", "x-key", "x-correlation-id", "content-type"})
 
 
 class Retry(Exception):
@@ -100,7 +100,7 @@ class Delivery(Generic[T]):
         """The headers, but for those that only repeat id, key, correlation id and content type."""
         if self._headers is None:
             given = self._entry.received.headers
-            self._headers = {name: text for name, text in given.items() if name.lower() not in _OURS}
+            self._headers = {name: text for name, text in given.items() if name.lower() not in REPEATED}
         return self._headers
 
     @property

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from incident_messaging.record import Received, Record
+from incident_messaging.record import Position, Received, Record
 
 #: Characters of a stack trace that a dead letter keeps, the last ones.
 STACK_LIMIT = 8_192
@@ -78,14 +78,13 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         "x-dlq-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "x-dlq-redrive-count": redriven,
     }
-    suffix = f":r{redriven}" if redriven != "0" else ""
     return Record(
         topic=topic,
         body=received.body or b"",
         key=received.key,
         headers=headers,
-        dedup_id=f"dlq:{group}:{received.position}{suffix}",
-        raw_headers=_kept(received.raw_headers),
+        dedup_id=_identity(group, received.position),
+        raw_headers=kept_headers(received.raw_headers),
         reserve=0,
     )
 
@@ -114,5 +113,21 @@ def _place(received: Received) -> Mapping[str, str]:
     }
 
 
-def _kept(pairs: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
-    return [(name, raw) for name, raw in pairs if not name.lower().startswith(_NOT_COPIED)]
+def redrive_id(group: str, original: Position, count: int) -> str:
+    """What JetStream compares of a message that is put back for the ``count``-th time."""
+    return f"{_identity(group, original)}:r{count}"
+
+
+def _identity(group: str, original: Position) -> str:
+    at = original if original.stream is None else f"{original.stream}:{original.sequence}"
+    return f"dlq:{group}:{at}"
+
+
+def kept_headers(pairs: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    """The headers that a message keeps through its dead letter and back: neither the SDK's nor the broker's."""
+    return [(name, raw) for name, raw in pairs if is_kept(name)]
+
+
+def is_kept(name: str) -> bool:
+    """Whether a header is one of those."""
+    return not name.lower().startswith(_NOT_COPIED)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from incident_messaging.backends.base import (
+    Archive,
     ConsumerSpec,
     Done,
     MessageConsumer,
@@ -25,6 +26,7 @@ from incident_messaging.backends.base import (
     Status,
 )
 from incident_messaging.backends.kafka import errors, settings
+from incident_messaging.backends.kafka.archive import TopicArchive
 from incident_messaging.backends.kafka.consumer import consumer_for
 from incident_messaging.backends.kafka.link import Link, log
 from incident_messaging.backends.kafka.pending import Pending, PendingRecords
@@ -105,6 +107,10 @@ class KafkaBroker(MessageProducer):
         with self._changed:
             self._consumers = [*(other for other in self._consumers if not other.over), consumer]
         return consumer
+
+    def archive(self, topic: str, patience: float) -> Archive:
+        """See `MessageProducer.archive`."""
+        return TopicArchive(self._config, topic, patience)
 
     def status(self) -> Status:
         """See `MessageProducer.status`."""

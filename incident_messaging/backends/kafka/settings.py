@@ -82,6 +82,22 @@ def consumer(config: MessagingConfig, spec: ConsumerSpec) -> dict[str, Any]:
     return _with_extra(properties | (_membership(kafka) if spec.group else {}), kafka, debug="topic")
 
 
+def looker(config: MessagingConfig, name: str) -> dict[str, Any]:
+    """What a consumer needs that only looks into a topic: no group, no commit."""
+    properties = connection(config.kafka) | {
+        "group.id": name,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "allow.auto.create.topics": False,
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": _FETCH_WAIT_MS,
+        "receive.message.max.bytes": max(100_000_000, _largest(config) + 1024),
+        "queued.max.messages.kbytes": 16_384,
+    }
+    return {**properties, **config.kafka.extra}
+
+
 def _membership(config: KafkaConfig) -> dict[str, Any]:
     if config.group_protocol == "consumer":
         return {"group.protocol": "consumer"}  # times and assignor are the broker's there

@@ -6,6 +6,7 @@ import logging
 import threading
 
 from incident_messaging.backends.base import (
+    Archive,
     ConsumerSpec,
     Done,
     MessageConsumer,
@@ -13,6 +14,7 @@ from incident_messaging.backends.base import (
     Sink,
     Status,
 )
+from incident_messaging.backends.nats.archive import StreamArchive
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.consume import JetStreamConsumer, Settling, Tools
 from incident_messaging.backends.nats.core import CoreConsumer, CorePublisher
@@ -20,7 +22,7 @@ from incident_messaging.backends.nats.publish import Pending, Publisher, closed
 from incident_messaging.backends.nats.streams import Api, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import BackendUnavailable, MessagingError
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.eventloop import EventLoop, Mailbox
 from incident_messaging.record import Record
 
@@ -66,6 +68,12 @@ class NatsBroker(MessageProducer):
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""
         return (CoreConsumer if self._core else JetStreamConsumer)(self._tools, spec, sink)
+
+    def archive(self, topic: str, patience: float) -> Archive:
+        """See `MessageProducer.archive`."""
+        if self._core:
+            raise ConfigurationError("core delivery keeps nothing: there are no dead letters to look into")
+        return StreamArchive(self._loop, self._tools.api, self._tools.streams, topic, patience)
 
     def status(self) -> Status:
         """See `MessageProducer.status`."""

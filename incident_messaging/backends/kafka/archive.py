@@ -1,0 +1,159 @@
+"""A look into a topic: every partition from its first offset to the end that it has by now.
+
+Kafka cannot take single records out of a log. What is removed is named by a *mark*, a record without a
+body in the same partition, and not shown any more; where all that a partition begins with is
+removed, the broker is asked to delete it, and then its bytes are gone. Readers of this SDK skip
+records without a body; other readers of the topic see the marks as tombstones without a key.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from incident_messaging.backends.base import Archive
+from incident_messaging.backends.kafka import errors, settings
+from incident_messaging.backends.kafka.link import DebugLog, log
+from incident_messaging.backends.kafka.records import received
+from incident_messaging.config import MessagingConfig
+from incident_messaging.deadline import Deadline
+from incident_messaging.errors import MessagingError, Timeout
+from incident_messaging.record import Received
+
+_MARK = "x-dlq-removed"
+_SLICE = 0.1
+
+
+class TopicArchive(Archive):
+    """See `Archive`. Joins no group and commits nothing."""
+
+    def __init__(self, config: MessagingConfig, topic: str, patience: float) -> None:
+        self._config = config
+        self._topic = topic
+        self._patience = patience
+        self._client: Consumer | None = None
+        self._removed: dict[int, set[int]] = {}
+
+    def read(self) -> Iterator[Received]:
+        """See `Archive.read`. The marks come behind what they name, so they are looked for first."""
+        ends = self._ends()
+        for partition, (low, high) in ends.items():
+            self._removed.setdefault(partition, set()).update(
+                offset for message in self._records(partition, low, high) for offset in _marked(message)
+            )
+        for partition, (low, high) in ends.items():
+            for message in self._records(partition, low, high):
+                if message.offset() not in self._removed[partition] and message.value() is not None:
+                    yield received(message, None)
+
+    def remove(self, messages: Sequence[Received]) -> None:
+        """See `Archive.remove`."""
+        failed: list[Any] = []
+        producer = Producer(settings.producer(self._config), logger=DebugLog())
+
+        def reported(error: Any, mark: Message[Any, Any]) -> None:
+            if error is not None:
+                failed.append(error)
+            else:
+                self._removed.setdefault(mark.partition() or 0, set()).add(mark.offset() or 0)
+
+        for message in messages:
+            offset = str(message.position.offset).encode()
+            producer.produce(
+                self._topic, None, partition=message.position.partition or 0, headers=[(_MARK, offset)],
+                on_delivery=reported,
+            )  # fmt: skip
+        if producer.flush(self._patience):
+            raise Timeout(f"{self._topic}: Kafka has not confirmed what was to be removed", backend="kafka")
+        if failed:
+            raise errors.publish(failed[0], self._topic)
+        for message in messages:
+            self._removed.setdefault(message.position.partition or 0, set()).add(message.position.offset or 0)
+        self._trim({message.position.partition or 0 for message in messages})
+
+    def close(self) -> None:
+        """See `Archive.close`."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _trim(self, partitions: set[int]) -> None:
+        """Have the broker delete what a partition begins with, up to what is still wanted."""
+        client, wanted = self._connected(), []
+        for partition in partitions:
+            low, high = client.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=self._patience)
+            until = low
+            while until < high and until in self._removed[partition]:
+                until += 1
+            if until > low:
+                wanted.append(TopicPartition(self._topic, partition, until))
+        if not wanted:
+            return
+        admin = AdminClient(settings.connection(self._config.kafka) | {"log_level": 0})
+        for answer in admin.delete_records(wanted, request_timeout=self._patience).values():
+            try:
+                answer.result(self._patience)
+            except Exception as exc:  # the marks are there, and hide what stays
+                log.info("%s: what was removed could not be deleted from the log: %s", self._topic, exc)
+
+    def _connected(self) -> Consumer:
+        if self._client is None:
+            properties = settings.looker(self._config, f"incident-messaging-look-{uuid.uuid4().hex[:12]}")
+            self._client = Consumer(properties, logger=DebugLog())
+        return self._client
+
+    def _ends(self) -> dict[int, tuple[int, int]]:
+        client = self._connected()
+        try:
+            found = client.list_topics(self._topic, timeout=self._patience).topics[self._topic]
+            if found.error is not None:
+                if found.error.code() in errors.UNKNOWN_TOPIC:
+                    return {}
+                raise KafkaException(found.error)
+            return {
+                number: client.get_watermark_offsets(TopicPartition(self._topic, number), timeout=self._patience)
+                for number in sorted(found.partitions)
+            }
+        except KafkaException as exc:
+            raise self._failed(exc) from exc
+
+    def _records(self, partition: int, low: int, high: int) -> Iterator[Message[Any, Any]]:
+        if low >= high:
+            return
+        client = self._connected()
+        client.assign([TopicPartition(self._topic, partition, low)])
+        silence = Deadline.after(self._patience)
+        position = low
+        while position < high and not silence.over:
+            message = client.poll(silence.wait(_SLICE))
+            if message is None:
+                continue
+            if (error := message.error()) is None:
+                silence = Deadline.after(self._patience)
+                position = (message.offset() or 0) + 1
+                if position <= high:
+                    yield message
+            elif error.code() == KafkaError._PARTITION_EOF:  # what lies behind the last record is none
+                return
+            elif not errors.passes(error):
+                raise self._failed(KafkaException(error))
+        if position < high:
+            raise Timeout(f"{self._topic}: Kafka has stopped answering", backend="kafka")
+
+    def _failed(self, exc: KafkaException) -> MessagingError:
+        error = errors.of(exc)
+        if errors.passes(error):
+            return Timeout(f"{self._topic}: Kafka does not answer: {error.str()}", backend="kafka")
+        return errors.subscribe(error, self._topic)
+
+
+def _marked(message: Message[Any, Any]) -> set[int]:
+    """The offsets that a mark takes out, its own and the one that it names; none of any other record."""
+    named: Any = dict(message.headers() or ()).get(_MARK)
+    if message.value() is not None or not named or not named.isdigit():
+        return set()
+    return {message.offset() or 0, int(named)}
