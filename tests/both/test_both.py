@@ -16,6 +16,7 @@ from incident_messaging import (
     MESSAGING_METRICS,
     ConfigurationError,
     ConnectionFailed,
+    Delivery,
     MessageEnvelope,
     MessagingBackend,
     MessagingConfig,
@@ -23,6 +24,7 @@ from incident_messaging import (
     MessagingService,
     PublishFailed,
     PublishReceipt,
+    Reject,
     Timeout,
 )
 
@@ -220,3 +222,24 @@ def test_connecting_follows_publish_require(kafka_broker: Any, require: str, not
             assert service.publish("orders", {"n": 1}).results[KAFKA].state == "ok"
     finally:
         service.close()
+
+
+@pytest.mark.parametrize(("source", "target"), [(NATS, KAFKA), (KAFKA, NATS)])
+def test_a_dead_letter_may_be_put_back_on_the_other_broker(
+    service: MessagingService, source: MessagingBackend, target: MessagingBackend
+) -> None:
+    text = "grüße, 100 %"
+
+    def reject(delivery: Delivery[Any]) -> None:
+        raise Reject("not on this broker")
+
+    with service.subscribe("orders", group="g", backend=source, callback=reject):
+        service.publish("orders", {"n": 1}, key="k", headers={"note": text}, backend=source)
+        letters = service.dead_letters
+        assert until(lambda: [letter.backend for letter in letters.list()] == [source], PATIENCE)
+    report = letters.redrive(backend=source, to=target)
+    assert (report.done, report.failed) == (1, 0)
+    assert list(letters.list()) == []
+    (found,) = service.consume("orders", group="g", backend=target, timeout=PATIENCE, limit=1)
+    assert (found.payload, found.key, found.headers["note"]) == ({"n": 1}, "k", text)
+    assert found.headers["x-redrive-count"] == "1"
