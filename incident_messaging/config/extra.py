@@ -46,6 +46,7 @@ _FIELDS: Final[Mapping[str, str]] = {
 
 _ACKNOWLEDGED = "a publish has succeeded when all in-sync replicas have it"
 _ORDER = "messages with one key stay in order and are stored once, also through retries"
+_ONE_IN_FLIGHT = "with several requests in flight Kafka loses the first records of a new topic in silence"
 _REPORTS = "every publish needs its delivery report"
 _COMMITS = "only what was acknowledged is committed, by this package"
 _PLACE = "a group's place is kept, and its loss is an error, never a silent jump"
@@ -58,6 +59,8 @@ _PROMISES: Final[Mapping[str, str]] = {
     "acks": _ACKNOWLEDGED,
     "request.required.acks": _ACKNOWLEDGED,
     "enable.idempotence": _ORDER,
+    "max.in.flight": _ONE_IN_FLIGHT,
+    "max.in.flight.requests.per.connection": _ONE_IN_FLIGHT,
     "partitioner=random": _ORDER,
     "queuing.strategy": _ORDER,
     "transactional.id": "publishing happens outside transactions",

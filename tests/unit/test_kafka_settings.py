@@ -46,6 +46,7 @@ def test_librdkafka_refuses_what_it_cannot_take() -> None:
 def test_what_the_promises_rest_on() -> None:
     sends = settings.producer(config())
     assert (sends["acks"], sends["enable.idempotence"], sends["partitioner"]) == ("all", True, "murmur2_random")
+    assert sends["max.in.flight.requests.per.connection"] == 1
     takes = settings.consumer(config(), GROUP)
     assert takes["auto.offset.reset"] == "error"
     assert not takes["enable.auto.commit"]

@@ -198,10 +198,11 @@ class KafkaBroker(MessageProducer):
 
     def _reported(self, pending: Pending, error: KafkaError | None, message: Message[Any, Any]) -> None:
         """librdkafka's delivery report."""
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
         if error is None:
             self._link.up()
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            self._finish(pending, None, Position(topic=topic, partition=partition, offset=offset))
+            failed = errors.no_offset(topic or "") if offset is None else None
+            self._finish(pending, failed, Position(topic=topic, partition=partition, offset=offset))
             return
         if error.code() in errors.UNKNOWN_TOPIC:
             self._topics.forget(pending.record.topic)
@@ -231,10 +232,7 @@ class KafkaBroker(MessageProducer):
         except Exception:
             log.exception("thread %s died", _REPORTS)
         finally:
-            self._give_up()
-            with self._changed:
-                self._client = self._reports = None
-                self._changed.notify_all()
+            self._give_up(last=True)
 
     def _make_client(self) -> None:
         errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
@@ -322,8 +320,13 @@ class KafkaBroker(MessageProducer):
                 client.purge(blocking=False)
                 client.poll(0.1)
 
-    def _give_up(self) -> int:
-        left = self._pending.all()
+    def _give_up(self, *, last: bool = False) -> int:
+        """End all that is left; ``last``: the reports thread ends, and who sends from now on starts another."""
+        with self._changed:
+            left = self._pending.all()
+            if last:
+                self._client = self._reports = None
+                self._changed.notify_all()
         for pending in left:
             self._finish(pending, self._overdue(pending))
         return len(left)

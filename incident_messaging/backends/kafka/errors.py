@@ -147,6 +147,19 @@ def publish(error: KafkaError, topic: str) -> MessagingError:
     return caused(failed, error)
 
 
+def no_offset(topic: str) -> Timeout:
+    """A report of success that does not say where the record is.
+
+    So librdkafka answers a broker's DUPLICATE_SEQUENCE_NUMBER, which may also mean that only a later record
+    was stored (``docs/decisions/0009-one-request-in-flight.rst``).
+    """
+    return Timeout(
+        f"Kafka did not say where it has stored the message for {topic}; it may not be stored",
+        maybe_delivered=True,
+        backend="kafka",
+    )
+
+
 def _refused(code: int, said: str, topic: str) -> PublishFailed:
     if code in _TOO_LARGE:
         return PublishFailed(

@@ -42,6 +42,8 @@ def producer(config: MessagingConfig) -> dict[str, Any]:
     properties = connection(kafka) | {
         "acks": "all",
         "enable.idempotence": True,
+        # One at a time: docs/decisions/0009-one-request-in-flight.rst.
+        "max.in.flight.requests.per.connection": 1,
         "compression.type": kafka.compression_type,
         "message.max.bytes": _largest(config),
         "message.timeout.ms": timeout,

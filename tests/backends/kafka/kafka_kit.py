@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -204,6 +205,16 @@ class Raw:
         consumer.subscribe([topic])
         return consumer
 
+    @staticmethod
+    def _missing(consumer: Consumer, topic: str, partitions: int, found: list[Any]) -> str:
+        """What each partition has, and how much of it came."""
+        came = Counter(message.partition() for message in found)
+        return f"{len(found)} came: " + ", ".join(
+            f"partition {number} has {consumer.get_watermark_offsets(TopicPartition(topic, number), 5.0)}, "
+            f"{came[number]} came"
+            for number in range(partitions)
+        )
+
     def read(self, topic: str, count: int, partitions: int = 1) -> list[Any]:
         """So many messages from the beginning."""
         found: list[Any] = []
@@ -216,5 +227,5 @@ class Raw:
                 if message is not None:
                     assert message.error() is None, message.error()
                     found.append(message)
-        assert len(found) == count
+            assert len(found) == count, self._missing(consumer, topic, partitions, found)
         return found

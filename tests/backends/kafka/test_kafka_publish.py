@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_one_key_keeps_its_order(new_kafka: NewBroker, kafka_broker: Any, raw: R
         by_key.setdefault(message.key(), []).append(int(message.value()))
     assert len(by_key) == 7
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
+
+
+def test_the_first_records_of_a_new_topic_are_kept(new_kafka: NewBroker, kafka_broker: Any, raw: Raw) -> None:
+    """With several requests in flight one new topic of six loses its first records (docs/decisions/0009)."""
+    for _ in range(15):
+        topic = f"t{uuid.uuid4().hex[:11]}"
+        broker = new_kafka(kafka_broker.bootstrap_servers, partitions=3)
+        places = publish(broker, topic, range(500))
+        assert len({(place.partition, place.offset) for place in places if place is not None}) == 500
+        assert {int(message.value()) for message in raw.read(topic, 500, partitions=3)} == set(range(500))
+        broker.close(in_time())
 
 
 def test_a_missing_topic_is_made_as_configured(new_kafka: NewBroker, kafka_broker: Any, raw: Raw, topic: str) -> None:
