@@ -85,6 +85,9 @@ def after_fork_in_child() -> None:
 #: The instruments of this process, in prometheus_client's default registry.
 MESSAGING_METRICS = MessagingMetrics()
 
+#: Children that a meter finds without asking; topics beyond `metrics_topic_limit` share one, but not its place here.
+_REMEMBERED = 100_000
+
 _topics_seen: set[str] = set()
 
 
@@ -95,16 +98,17 @@ class Meter:
         self._enabled = enabled
         self._limit = topic_limit
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._publishing: dict[tuple[str, str], tuple[Any, Any, Any]] = {}
 
     def published(self, topic: str, backend: str, size: int, seconds: float) -> None:
         """A broker acknowledged a publish of so many bytes after so many seconds."""
         if not self._enabled:
             return
-        metrics = MESSAGING_METRICS
         with LOCK:
-            self._child(metrics.messages_published, topic, backend).inc()
-            self._child(metrics.publish_latency, topic, backend).observe(seconds)
-            self._child(metrics.message_size, topic, backend).observe(size)
+            published, latency, sizes = self._publishing.get((topic, backend)) or self._look_up(topic, backend)
+            published.inc()
+            latency.observe(seconds)
+            sizes.observe(size)
 
     def publish_failed(self, topic: str, backend: str, error: BaseException) -> None:
         """A publish ended in an error on one broker."""
@@ -157,12 +161,21 @@ class Meter:
             with LOCK:
                 self._child(instrument, topic, backend, *more).inc()
 
+    def _look_up(self, topic: str, backend: str) -> tuple[Any, Any, Any]:
+        """The three that every publish moves, found together the next time."""
+        metrics = MESSAGING_METRICS
+        instruments = (metrics.messages_published, metrics.publish_latency, metrics.message_size)
+        first, second, third = (self._child(instrument, topic, backend) for instrument in instruments)
+        if len(self._publishing) < _REMEMBERED:
+            self._publishing[topic, backend] = first, second, third
+        return first, second, third
+
     def _child(self, instrument: Any, topic: str, *labels: str) -> Any:
         key = (instrument, topic, *labels)
         child = self._children.get(key)
         if child is None:
             child = instrument.labels(self._label(topic), *labels)
-            if len(self._children) < 100_000:
+            if len(self._children) < _REMEMBERED:
                 self._children[key] = child
         return child
 

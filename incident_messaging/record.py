@@ -64,18 +64,9 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes of body, key and headers, as ``max_message_size`` counts them."""
-        size = len(self.body)
-        if self.key:
-            size += _bytes(self.key)
-        for name, value in self.headers.items():
-            size += len(name) + _bytes(value)
-        for name, raw in self.raw_headers:
-            size += len(name) + len(raw)
-        return size
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+        text = "".join((self.key or "", *self.headers, *self.headers.values()))
+        raw = sum(len(name) + len(value) for name, value in self.raw_headers) if self.raw_headers else 0
+        return len(self.body) + raw + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape")))
 
 
 @attrs.define(kw_only=True, eq=False)

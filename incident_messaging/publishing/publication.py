@@ -149,13 +149,12 @@ class Publication:
         self._over = False
         self._results: dict[MessagingBackend, BrokerResult] = {}
 
-    def start(self, record: Record, block: Deadline, deadline: Deadline) -> None:
-        """Take places in the windows by ``block``, and hand over.
+    def start(self, record: Record, size: int, block: Deadline, deadline: Deadline) -> None:
+        """Take places for ``size`` bytes in the windows by ``block``, and hand over.
 
         Raises:
             BackendUnavailable: A window stayed full (with ``any``: both did); nothing was handed over.
         """
-        size = record.size
         admitted: list[Outlet] = []
         try:
             for outlet in self._outlets:

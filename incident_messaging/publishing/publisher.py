@@ -113,7 +113,7 @@ class Publisher:
             for one in self._connections.backends:
                 self._meter.publish_failed(OTHER, one.value, error)
             raise error.about(topic=str(message.topic)) from error.__cause__
-        envelope, record = self._encode(message, chosen)
+        envelope, record, size = self._encode(message, chosen)
         if not self._config.enabled:
             return envelope, None
         publication = Publication(
@@ -125,10 +125,10 @@ class Publisher:
             later=self._timer.submit,
             finished=finished,
         )
-        publication.start(record, block, deadline)
+        publication.start(record, size, block, deadline)
         return envelope, publication
 
-    def _encode(self, message: Message, chosen: Sequence[MessagingBackend]) -> tuple[MessageEnvelope[Any], Record]:
+    def _encode(self, message: Message, chosen: Sequence[MessagingBackend]) -> tuple[MessageEnvelope[Any], Record, int]:
         label = OTHER
         try:
             full = topics.full_name(self._config.topic_prefix, message.topic)
@@ -140,19 +140,20 @@ class Publisher:
                 headers=message.headers,
                 correlation_id=message.correlation_id,
             )
-            self._check_size(record, envelope)
+            size = record.size
+            self._check_size(size, envelope)
         except MessagingError as error:
             for backend in chosen:
                 self._meter.publish_failed(label, backend.value, error)
             error.about(topic=str(message.topic))
             raise
-        return envelope, record
+        return envelope, record, size
 
-    def _check_size(self, record: Record, envelope: MessageEnvelope[Any]) -> None:
+    def _check_size(self, size: int, envelope: MessageEnvelope[Any]) -> None:
         most = self._config.max_message_size
-        if record.size > most:
+        if size > most:
             raise PublishFailed(
-                f"message of {record.size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
+                f"message of {size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
                 " send less, or raise max_message_size and the broker's own limit",
                 code="too_large",
                 envelope=envelope,

@@ -22,6 +22,8 @@ ID_HEADER = "Nats-Msg-Id"
 
 #: What a header's value may hold as it is: printable ASCII but the per cent sign.
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+#: What of lines of values is not to be sent as it is: other characters, and blanks at either end.
+_ODD = re.compile(r"[^\n -$&-~]|^ | $", re.MULTILINE)
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
@@ -59,8 +61,9 @@ def encode_headers(record: Record) -> bytes:
     pairs = [(ID_HEADER, record.dedup_id), *record.headers.items()]
     if record.key is not None:
         pairs.append((KEY_HEADER, record.key))
-    # The way of nearly all headers: nothing to encode in any of them.
-    if not all(map(_is_plain, map(_value_of, pairs))):
+    # The way of nearly all headers: nothing to encode in any of them, as one look at all together tells.
+    values = "\n".join([value for _, value in pairs])
+    if values.count("\n") != len(pairs) - 1 or _ODD.search(values) is not None:
         pairs = [(name, _encode(value)) for name, value in pairs]
     block = "".join([f"\r\n{_encode_name(name)}: {value}" for name, value in pairs]).encode()
     for name, raw in record.raw_headers:
@@ -155,17 +158,7 @@ def acknowledgement(body: bytes) -> tuple[Position | None, bool, dict[str, objec
     return Position(stream=answer["stream"], sequence=answer["seq"]), bool(answer.get("duplicate")), {}
 
 
-def _value_of(pair: tuple[str, str]) -> str:
-    return pair[1]
-
-
-def _is_plain(value: str) -> bool:
-    return value.isascii() and value.isprintable() and "%" not in value and value == value.strip()
-
-
 def _encode(value: str) -> str:
-    if _is_plain(value):
-        return value
     encoded = quote_from_bytes(value.encode("utf-8", "surrogateescape"), safe=_PLAIN)
     # The protocol drops blanks at both ends.
     core = encoded.strip(" ")
