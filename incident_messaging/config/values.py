@@ -15,7 +15,7 @@ from functools import wraps
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
@@ -270,10 +270,14 @@ def is_address(text: str, schemes: Sequence[str]) -> bool:
         return False
     try:
         url = urlsplit(text if "://" in text else f"//{text}")
-        plain = not url.query and not url.fragment and (url.path in ("", "/") or url.scheme in ("ws", "wss"))
-        return plain and bool(url.hostname) and url.port != 0 and url.scheme in ("", *schemes)
+        return _is_bare(url) and bool(url.hostname) and url.port != 0 and url.scheme in ("", *schemes)
     except ValueError:  # a port or an IPv6 address that is none
         return False
+
+
+def _is_bare(url: SplitResult) -> bool:
+    """Whether nothing follows the host; a WebSocket's address may have a path."""
+    return not url.query and not url.fragment and (url.path in ("", "/") or url.scheme in ("ws", "wss"))
 
 
 def read_secret(value: str | None, file: str | None, name: str) -> str | None:

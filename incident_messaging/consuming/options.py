@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import attrs
 
@@ -74,6 +74,31 @@ class HandlerOptions(ConsumeOptions, total=False):
     timeout: float | None
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_start(value: object) -> bool:
+    return value in (None, "earliest", "latest") or isinstance(value, datetime | Position)
+
+
+#: What each option may be by itself, in code and in words.
+_ALLOWED: Mapping[str, tuple[Callable[[Any], object], str]] = {
+    "callback": (lambda value: value is None or callable(value), "a function of a Delivery, or None"),
+    "group": (lambda value: value is None or (isinstance(value, str) and value.strip()), "a name that is not empty"),
+    "broadcast": (lambda value: isinstance(value, bool), "True or False"),
+    "start": (_is_start, "None, 'earliest', 'latest', an aware datetime or a Position"),
+    "auto_ack": (lambda value: isinstance(value, bool), "True or False"),
+    "concurrency": (_is_count, "a whole number from 1"),
+    "prefetch": (lambda value: value is None or _is_count(value), "a whole number from 1, or None"),
+    "retry": (lambda value: value is None or isinstance(value, RetryPolicy), "a RetryPolicy or None"),
+    "handler_timeout": (
+        lambda value: value is None or Deadline.seconds(value, "handler_timeout"),
+        "more than 0 seconds, or None",
+    ),
+}
+
+
 @attrs.frozen(kw_only=True)
 class Wish:
     """The options of one subscription, as the caller gave them.
@@ -94,24 +119,15 @@ class Wish:
     handler_timeout: float | None = None
 
     def __attrs_post_init__(self) -> None:
+        for name, (is_allowed, words) in _ALLOWED.items():
+            if not is_allowed(value := getattr(self, name)):
+                raise ConfigurationError(f"{name} {value!r} is not allowed: {words}")
         if self.broadcast and self.group is not None:
             raise ConfigurationError(f"broadcast takes no group, got group={self.group!r}: it sees every message")
-        if self.group is not None and not (isinstance(self.group, str) and self.group.strip()):
-            raise ConfigurationError(f"group {self.group!r} is not allowed: a name that is not empty")
-        for name in ("concurrency", "prefetch"):
-            self._check_count(name, getattr(self, name))
-        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
-            raise ConfigurationError(f"retry {self.retry!r} is not allowed: a RetryPolicy or None")
-        for name in ("auto_ack", "broadcast"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(f"{name} {getattr(self, name)!r} is not allowed: True or False")
-        if self.callback is not None and not callable(self.callback):
-            raise ConfigurationError(f"callback {self.callback!r} is not callable")
         if self.concurrency != 1 and self.callback is None:
             raise ConfigurationError("concurrency needs a callback: an iterator runs in the caller's threads")
-        if self.handler_timeout is not None and not Deadline.seconds(self.handler_timeout, "handler_timeout"):
-            raise ConfigurationError(f"handler_timeout {self.handler_timeout!r} is not allowed: more than 0 seconds")
-        self._check_start()
+        if isinstance(self.start, datetime) and self.start.tzinfo is None:
+            raise ConfigurationError(f"start {self.start!r} has no time zone: use an aware datetime")
 
     def spec(self, config: MessagingConfig, backend: MessagingBackend) -> ConsumerSpec:
         """What to ask of a broker."""
@@ -142,20 +158,6 @@ class Wish:
         if None in whole or place is None or place < 0:
             fields = "stream and sequence" if backend is MessagingBackend.NATS else "topic, partition and offset"
             raise ConfigurationError(f"start {start} is no position on {backend.value}: it has {fields}, from 0")
-
-    @staticmethod
-    def _check_count(name: str, value: int | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigurationError(f"{name} {value!r} is not allowed: a whole number from 1")
-
-    def _check_start(self) -> None:
-        start = self.start
-        if isinstance(start, datetime) and start.tzinfo is None:
-            raise ConfigurationError(f"start {start!r} has no time zone: use an aware datetime")
-        if start not in (None, "earliest", "latest") and not isinstance(start, datetime | Position):
-            raise ConfigurationError(
-                f"start {start!r} is not allowed: None, 'earliest', 'latest', an aware datetime or a Position"
-            )
 
 
 def _place(config: MessagingConfig, backend: MessagingBackend, group: str | None, topic: str) -> str:

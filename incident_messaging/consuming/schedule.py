@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 from incident_messaging.record import Received
@@ -86,6 +86,13 @@ class _Lane:
         """Whether an earlier message of the key has stepped aside."""
         aside = self.next or (self.aside[0] if self.aside else None)
         return aside is not None and aside.order < entry.order
+
+    def drop(self, entries: Set[Entry]) -> None:
+        """Forget entries that are no longer ours."""
+        self.waiting = [entry for entry in self.waiting if entry not in entries]
+        self.aside = deque(entry for entry in self.aside if entry not in entries)
+        if self.next in entries:
+            self.next = None
 
 
 class Schedule:
@@ -179,26 +186,20 @@ class Schedule:
 
     def forget(self, gone: Callable[[Received], bool]) -> int:
         """Drop what is no longer ours; what a hand has is only marked as lost. How many were dropped."""
-        lost = set()
-        for entry in self._all.values():
-            if gone(entry.received):
-                entry.lost = True
-                if entry.state in (READY, WAITING):
-                    lost.add(entry.order)
-        for order in lost:
-            self._all.pop(order).state = SETTLED
-        self._ready = deque(e for e in self._ready if e.order not in lost)
-        for _, order, entry in self._delayed:
-            if order in lost and entry.key is not None:
-                self._lanes[entry.key].waiting.remove(entry)
-        self._delayed = [item for item in self._delayed if item[1] not in lost]
+        theirs = [entry for entry in self._all.values() if gone(entry.received)]
+        for entry in theirs:
+            entry.lost = True
+        dropped = {entry for entry in theirs if entry.state in (READY, WAITING)}
+        for entry in dropped:
+            entry.state = SETTLED
+            del self._all[entry.order]
+        self._ready = deque(entry for entry in self._ready if entry not in dropped)
+        self._delayed = [item for item in self._delayed if item[2] not in dropped]
         heapq.heapify(self._delayed)
         for key, lane in list(self._lanes.items()):
-            lane.aside = deque(e for e in lane.aside if e.order not in lost)
-            if lane.next is not None and lane.next.order in lost:
-                lane.next = None
+            lane.drop(dropped)
             self._wake(key, lane)
-        return len(lost)
+        return len(dropped)
 
     def _may_go(self, entry: Entry, hand: Hand, *, more: bool) -> bool:
         """Whether the entry's key lets it go; if not, it has stepped aside."""

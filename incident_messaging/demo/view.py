@@ -95,11 +95,12 @@ class View:
         seen = [Counter(event.type for event in list(witness.seen)) for witness in witnesses]
         asked = [{event.type for event in witness.expected} for witness in witnesses]
         for variant in [name for name in VARIANTS if self._published[name]]:
-            cells = [
-                f"{count[variant]:,}" if variant in types or count[variant] else "-"
-                for count, types in zip(seen, asked, strict=True)
-            ]
+            cells = (_cell(count[variant], variant in types) for count, types in zip(seen, asked, strict=True))
             table.add_row(variant, f"{self._published[variant]:,}", *cells)
         table.add_section()
         table.add_row("all", *(f"{count.total():,}" for count in (self._published, *seen)))
         return table
+
+
+def _cell(count: int, asked: bool) -> str:
+    return f"{count:,}" if asked or count else "-"

@@ -155,25 +155,28 @@ class Publication:
         Raises:
             BackendUnavailable: A window stayed full (with ``any``: both did); nothing was handed over.
         """
-        admitted: list[Outlet] = []
-        try:
-            for outlet in self._outlets:
-                if outlet.window.acquire(size, block):
-                    admitted.append(outlet)
-        except BaseException:  # Ctrl-C while waiting
-            for outlet in admitted:
-                outlet.window.release(size)
-            raise
+        admitted = self._admitted(size, block)
         full = [outlet for outlet in self._outlets if outlet not in admitted]
         if full and not (self._any and admitted):
-            for outlet in admitted:
-                outlet.window.release(size)
+            _let_go(admitted, size)
             raise self._refusal(full[0])
         for outlet in full:
             self._settle(outlet, BrokerResult(state="failed", error=self._refusal(outlet)))
         begun = now()
         for outlet in admitted:
             outlet.broker.send(record, deadline, partial(self._done, outlet, size, begun))
+
+    def _admitted(self, size: int, block: Deadline) -> Sequence[Outlet]:
+        """Those whose window had a place in time, which is taken."""
+        admitted: list[Outlet] = []
+        try:
+            for outlet in self._outlets:
+                if outlet.window.acquire(size, block):
+                    admitted.append(outlet)
+        except BaseException:  # Ctrl-C while waiting
+            _let_go(admitted, size)
+            raise
+        return admitted
 
     def receipt(self) -> PublishReceipt:
         """The receipt of what is finished.
@@ -268,6 +271,11 @@ class Publication:
         if isinstance(error, Timeout):
             error.maybe_delivered = any(result.state in ("ok", "unknown") for result in results.values())
         return error
+
+
+def _let_go(admitted: Sequence[Outlet], size: int) -> None:
+    for outlet in admitted:
+        outlet.window.release(size)
 
 
 def _own(error: MessagingError) -> MessagingError:

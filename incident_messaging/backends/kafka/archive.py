@@ -43,7 +43,7 @@ class TopicArchive(Archive):
         ends = self._ends()
         for partition, (low, high) in ends.items():
             self._removed.setdefault(partition, set()).update(
-                offset for message in self._records(partition, low, high) for offset in _marked(message)
+                offset for message in self._records(partition, low, high) for offset in _named_by(message)
             )
         for partition, (low, high) in ends.items():
             for message in self._records(partition, low, high):
@@ -53,27 +53,26 @@ class TopicArchive(Archive):
     def remove(self, messages: Sequence[Received]) -> None:
         """See `Archive.remove`."""
         failed: list[Any] = []
+        places = [(message.position.partition or 0, message.position.offset or 0) for message in messages]
         producer = Producer(settings.producer(self._config), logger=DebugLog())
-
-        def reported(error: Any, mark: Message[Any, Any]) -> None:
-            if error is not None:
-                failed.append(error)
-            else:
-                self._removed.setdefault(mark.partition() or 0, set()).add(mark.offset() or 0)
-
-        for message in messages:
-            offset = str(message.position.offset).encode()
+        for partition, offset in places:
             producer.produce(
-                self._topic, None, partition=message.position.partition or 0, headers=[(_MARK, offset)],
-                on_delivery=reported,
+                self._topic, None, partition=partition, headers=[(_MARK, str(offset).encode())],
+                on_delivery=lambda error, mark: self._marked(error, mark, failed),
             )  # fmt: skip
         if producer.flush(self._patience):
             raise Timeout(f"{self._topic}: Kafka has not confirmed what was to be removed", backend="kafka")
         if failed:
             raise errors.publish(failed[0], self._topic)
-        for message in messages:
-            self._removed.setdefault(message.position.partition or 0, set()).add(message.position.offset or 0)
-        self._trim({message.position.partition or 0 for message in messages})
+        for partition, offset in places:
+            self._removed.setdefault(partition, set()).add(offset)
+        self._trim({partition for partition, _ in places})
+
+    def _marked(self, error: Any, mark: Message[Any, Any], failed: list[Any]) -> None:
+        if error is not None:
+            failed.append(error)
+        else:
+            self._removed.setdefault(mark.partition() or 0, set()).add(mark.offset() or 0)
 
     def close(self) -> None:
         """See `Archive.close`."""
@@ -126,23 +125,26 @@ class TopicArchive(Archive):
             return
         client = self._connected()
         client.assign([TopicPartition(self._topic, partition, low)])
-        silence = Deadline.after(self._patience)
-        position = low
-        while position < high and not silence.over:
-            message = client.poll(silence.wait(_SLICE))
-            if message is None:
-                continue
-            if (error := message.error()) is None:
-                silence = Deadline.after(self._patience)
-                position = (message.offset() or 0) + 1
-                if position <= high:
-                    yield message
-            elif error.code() == KafkaError._PARTITION_EOF:  # what lies behind the last record is none
+        while (message := self._next(client)) is not None:
+            if (message.offset() or 0) >= high:
                 return
-            elif not errors.passes(error):
+            yield message
+            if (message.offset() or 0) == high - 1:
+                return
+
+    def _next(self, client: Consumer) -> Message[Any, Any] | None:
+        """The next record of the partition; none where it ends (what lies behind the last record is none)."""
+        silence = Deadline.after(self._patience)
+        while not silence.over:
+            message = client.poll(silence.wait(_SLICE))
+            error = message.error() if message is not None else None
+            if message is not None and error is None:
+                return message
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                return None
+            if error is not None and not errors.passes(error):
                 raise self._failed(KafkaException(error))
-        if position < high:
-            raise Timeout(f"{self._topic}: Kafka has stopped answering", backend="kafka")
+        raise Timeout(f"{self._topic}: Kafka has stopped answering", backend="kafka")
 
     def _failed(self, exc: KafkaException) -> MessagingError:
         error = errors.of(exc)
@@ -151,7 +153,7 @@ class TopicArchive(Archive):
         return errors.subscribe(error, self._topic)
 
 
-def _marked(message: Message[Any, Any]) -> set[int]:
+def _named_by(message: Message[Any, Any]) -> set[int]:
     """The offsets that a mark takes out, its own and the one that it names; none of any other record."""
     named: Any = dict(message.headers() or ()).get(_MARK)
     if message.value() is not None or not named or not named.isdigit():

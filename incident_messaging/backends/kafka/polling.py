@@ -229,12 +229,7 @@ class PollingConsumer(MessageConsumer):
         """One round: look, work, poll, deliver."""
         self._look_for_topics(client)
         quick = self._work(client)
-        with self._changed:
-            if self._room() == 0 and not quick:
-                self._changed.wait_for(lambda: self._room() or self._confirming or self._stopping.is_set(), _SLICE)
-            room = self._room()
-        timeout = 0.0 if self._overflow or not room else _SLICE
-        self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
+        self._poll(client, quick=quick)
         if self._broken is not None:
             raise self._broken
         while self._log.remade:
@@ -243,7 +238,20 @@ class PollingConsumer(MessageConsumer):
         if batch and not self._stopping.is_set():
             self._sink.deliver(batch)
         self._pause_or_resume(client)
-        if not self._ready and self._is_ready():
+        if not self._ready:
+            self._see_whether_ready()
+
+    def _poll(self, client: Consumer, *, quick: bool) -> None:
+        """Poll for as much as may be delivered; without room, wait for it first."""
+        with self._changed:
+            if self._room() == 0 and not quick:
+                self._changed.wait_for(lambda: self._room() or self._confirming or self._stopping.is_set(), _SLICE)
+            room = self._room()
+        timeout = 0.0 if self._overflow or not room else _SLICE
+        self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
+
+    def _see_whether_ready(self) -> None:
+        if self._is_ready():
             with self._changed:
                 self._ready = True
                 self._changed.notify_all()
