@@ -65,7 +65,9 @@ class KafkaBroker(BrokerProcess):
         settings = self.folder / "server.properties"
         settings.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()), "utf-8")
         self._format(files)
-        options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=WARN"]
+        # A killed server leaves what it unpacked into its folder for temporary files: let that be its own.
+        options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Dlog4j2.level=WARN"]
+        options.append(f"-Djava.io.tmpdir={self.folder}")
         return [find_java(), *options, "-cp", files.classpath, "kafka.Kafka", str(settings)]
 
     def _format(self, files: KafkaFiles) -> None:
