@@ -21,6 +21,7 @@ from incident_messaging.config import MessagingBackend, MessagingConfig, RetryPo
 from incident_messaging.connections import Connections
 from incident_messaging.consuming.dead_letters import DeadLetters
 from incident_messaging.consuming.delivery import Delivery
+from incident_messaging.consuming.hands import Hands
 from incident_messaging.consuming.intake import Intake
 from incident_messaging.consuming.options import (
     ConsumeOneOptions,
@@ -408,16 +409,17 @@ class MessagingService:
     ) -> Delivery[Any] | None:
         """One message, or ``None``: ready, and nothing came in ``timeout`` seconds.
 
-        With ``auto_ack`` it is acknowledged as it is returned; without, settle it yourself. The place
-        is kept open for 30 s, so that a second call costs no group join; then it leaves the group and
-        gives back what it holds. Errors as `subscribe`.
+        The first call joins the group, which may take up to ``subscribe_timeout_ms`` before. With
+        ``auto_ack`` the message is acknowledged as it is returned; without, settle it yourself. The
+        place is kept open for 30 s, so that a second call costs no group join; then it leaves the group
+        and gives back what it holds. Errors as `subscribe`.
         """
         asked = (topic, message_type if isinstance(message_type, type) else repr(message_type), group, auto_ack,
                  start, backend_of(backend))  # fmt: skip
         wish = Wish(topic=topic, group=group, auto_ack=False, start=start, prefetch=1)
         place = self._places.take(asked, lambda: self._place(wish, message_type, backend))
         try:
-            delivery = next(iter(place.take(1, Deadline.after(timeout))), None)
+            delivery = next(iter(Hands(place).take(1, Deadline.after(timeout))), None)
             if delivery is not None and auto_ack:
                 delivery.ack()
             return delivery
@@ -608,6 +610,6 @@ def _until(intake: Intake[Any], timeout: float | None, limit: int | None) -> Ite
     """The way through a ``consume``: ``None`` first, since only a generator that began ends with its ``finally``."""
     try:
         yield None
-        yield from intake.deliveries(timeout, limit)
+        yield from Hands(intake).deliveries(timeout, limit)
     finally:
         intake.close()

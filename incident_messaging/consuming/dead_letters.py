@@ -20,61 +20,19 @@ from incident_messaging import topics
 from incident_messaging.backends.base import Archive
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
-from incident_messaging.consuming.delivery import REPEATED
-from incident_messaging.consuming.graves import is_kept, kept_headers, redrive_id
+from incident_messaging.consuming.graves import kept_headers, redrive_id
+from incident_messaging.consuming.letters import DeadLetter, Filter, kept_text, read_letter
 from incident_messaging.consuming.options import backend_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
-from incident_messaging.forms import parse_rfc3339
 from incident_messaging.metrics import Meter
 from incident_messaging.publishing.publication import Outlet
-from incident_messaging.record import Position, Received, Record
+from incident_messaging.record import Received, Record
 
 #: Dead letters that are put back, or taken out, before the next are looked at.
 _CHUNK = 100
 #: Errors that a report keeps; the rest is counted.
 _ERRORS = 100
-
-
-@attrs.frozen(kw_only=True)
-class DeadLetter:
-    """A message that a group gave up, and why.
-
-    What another writer has put on the dead-letter topic has no topic and no group.
-
-    Attributes:
-        backend: The broker on which it lies.
-        topic: Where it came from, without this service's prefix.
-        original_topic: The same as the broker knows it, in full.
-        original: Where it was there.
-        group: Who gave it up.
-        exception_type: The class of what the last attempt raised, with its module unless it is built in.
-        exception_message: What it said.
-        stacktrace: Where it was raised.
-        attempts: How often a handler was started.
-        failed_at: When it was given up.
-        redrive_count: How often it was put back before.
-        key: The message's key.
-        headers: The user's headers.
-        body: The message's bytes, as they were.
-        position: Where the dead letter itself lies.
-    """
-
-    backend: MessagingBackend
-    topic: str | None
-    original_topic: str | None
-    original: Position
-    group: str | None
-    exception_type: str
-    exception_message: str
-    stacktrace: str
-    attempts: int
-    failed_at: datetime | None
-    redrive_count: int
-    key: str | None
-    headers: Mapping[str, str]
-    body: bytes
-    position: Position
 
 
 @attrs.frozen(kw_only=True)
@@ -104,34 +62,6 @@ class _Found:
 
     letter: DeadLetter
     received: Received
-
-
-@attrs.frozen(kw_only=True)
-class _Filter:
-    """Which dead letters are meant."""
-
-    topic: str | None
-    exception: str | None
-    group: str | None
-    since: datetime | None
-
-    def __attrs_post_init__(self) -> None:
-        if self.topic is not None:
-            topics.full_pattern("", self.topic)
-        if self.since is not None and (not isinstance(self.since, datetime) or self.since.tzinfo is None):
-            raise ConfigurationError(f"since {self.since!r} is not allowed: an aware datetime")
-
-    def takes(self, letter: DeadLetter) -> bool:
-        if self.topic is not None and not topics.regex(self.topic).fullmatch(letter.topic or ""):
-            return False
-        if self.exception is not None and self.exception not in (
-            letter.exception_type,
-            letter.exception_type.rpartition(".")[2],
-        ):
-            return False
-        if self.group is not None and letter.group != self.group:
-            return False
-        return self.since is None or (letter.failed_at is not None and letter.failed_at >= self.since)
 
 
 class DeadLetters:
@@ -167,7 +97,7 @@ class DeadLetters:
         backend: MessagingBackend | str | None = None,
     ) -> Iterator[DeadLetter]:
         """The dead letters that are there now, read as they are asked for; errors as the class."""
-        wanted = _Filter(topic=topic, exception=exception, group=group, since=since)
+        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
         outlets = self._outlets(backend)
         _check_limit(limit)
         return (found.letter for found in islice(self._all(outlets, wanted), limit))
@@ -211,7 +141,7 @@ class DeadLetters:
         Raises:
             MessagingError: As the class; what single messages met is in the report.
         """
-        wanted = _Filter(topic=topic, exception=exception, group=group, since=since)
+        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
         _check_limit(limit)
         if rate is not None and not Deadline.seconds(rate, "rate"):
             raise ConfigurationError(f"rate {rate!r} is not allowed: more than 0 a second")
@@ -249,7 +179,7 @@ class DeadLetters:
         Raises:
             MessagingError: As the class.
         """
-        wanted = _Filter(topic=topic, exception=exception, group=group, since=since)
+        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
         _check_limit(limit)
         return self._run(_Purge(), wanted, limit, backend, dry_run=dry_run, progress=progress)
 
@@ -285,21 +215,21 @@ class DeadLetters:
         outlet.broker.connect(Deadline.after(self._config.connect_timeout_ms / 1000))
         return outlet.broker.archive(self._topic, self._patience)
 
-    def _all(self, outlets: Sequence[Outlet], wanted: _Filter) -> Iterator[_Found]:
+    def _all(self, outlets: Sequence[Outlet], wanted: Filter) -> Iterator[_Found]:
         for outlet in outlets:
             with closing(self._archive(outlet)) as archive:
                 yield from self._matching(archive, outlet, wanted)
 
-    def _matching(self, archive: Archive, outlet: Outlet, wanted: _Filter) -> Iterator[_Found]:
+    def _matching(self, archive: Archive, outlet: Outlet, wanted: Filter) -> Iterator[_Found]:
         for received in archive.read():
-            letter = _letter(received, outlet.backend, self._config.topic_prefix)
+            letter = read_letter(received, outlet.backend, self._config.topic_prefix)
             if wanted.takes(letter):
                 yield _Found(letter, received)
 
     def _run(
         self,
         job: _Redrive | _Purge,
-        wanted: _Filter,
+        wanted: Filter,
         limit: int | None,
         backend: MessagingBackend | str | None,
         *,
@@ -402,60 +332,11 @@ class _Redrive:
             topic=letter.original_topic,
             body=letter.body,
             key=letter.key,
-            headers=headers if same else _kept(received) | headers,
+            headers=headers if same else kept_text(received) | headers,
             raw_headers=kept_headers(received.raw_headers) if same else (),
             dedup_id=redrive_id(letter.group or "", letter.original, count),
             reserve=0,
         )
-
-
-def _letter(received: Received, backend: MessagingBackend, prefix: str) -> DeadLetter:
-    get = received.headers.get
-    full = get("x-dlq-original-topic")
-    return DeadLetter(
-        backend=backend,
-        topic=None if full is None else topics.short_name(prefix, full),
-        original_topic=full,
-        original=_original(received.headers, full),
-        group=get("x-dlq-group"),
-        exception_type=get("x-dlq-exception-type", ""),
-        exception_message=get("x-dlq-exception-message", ""),
-        stacktrace=get("x-dlq-stacktrace", ""),
-        attempts=_number(get("x-dlq-attempts")) or 0,
-        failed_at=_time(get("x-dlq-failed-at")),
-        redrive_count=_number(get("x-dlq-redrive-count")) or 0,
-        key=received.key,
-        headers={name: text for name, text in _kept(received).items() if name.lower() not in REPEATED},
-        body=received.body or b"",
-        position=received.position,
-    )
-
-
-def _kept(received: Received) -> dict[str, str]:
-    return {name: text for name, text in received.headers.items() if is_kept(name)}
-
-
-def _original(headers: Mapping[str, str], topic: str | None) -> Position:
-    if "x-dlq-original-stream" in headers:
-        return Position(
-            stream=headers["x-dlq-original-stream"], sequence=_number(headers.get("x-dlq-original-sequence"))
-        )
-    return Position(
-        topic=topic,
-        partition=_number(headers.get("x-dlq-original-partition")),
-        offset=_number(headers.get("x-dlq-original-offset")),
-    )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError:
-        return None
 
 
 def _check_limit(limit: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -50,7 +50,6 @@ class Intake(Generic[T]):
         self._plan = plan
         self._schedule = Schedule()
         self._changed = threading.Condition()  # re-entrant: a finalizer may come in between
-        self._own = threading.local()
         self._consumer: MessageConsumer | None = None
         self._ended = ended
         self._error: MessagingError | None = None
@@ -106,54 +105,55 @@ class Intake(Generic[T]):
         """Whether it was closed."""
         return self._closed.is_set()
 
-    def take(self, most: int, deadline: Deadline) -> list[Delivery[T]]:
-        """Hand this thread at most so many; with ``auto_ack`` what it had is acknowledged first."""
-        self._usable()
+    def hand_out(self, hand: Hand, most: int, deadline: Deadline) -> list[Delivery[T]]:
+        """Hand an iterating thread at most so many; none when the deadline comes first.
+
+        Raises:
+            MessagingError: The subscription ended by itself, and this is why.
+            BackendUnavailable: It is closed, or was inherited over a fork.
+            ConfigurationError: It has a callback.
+        """
+        self.check_usable()
         if self._plan.callback is not None:
             raise ConfigurationError(f"subscription {self.name} has a callback: it cannot be iterated too")
-        hand = self._hand()
-        self._move_on(hand)
         taken = self._take(hand, most, deadline)
         if not taken and self._closing and not self._draining:
             raise self._gone()
         return [delivery for _, delivery in taken]
 
-    def deliveries(self, timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
-        """Messages until none came for ``timeout`` seconds, or ``limit`` were handed out.
-
-        Asking for the next acknowledges the last one (with ``auto_ack``); leaving the loop in any
-        other way acknowledges nothing more and gives the last one back.
-        """
-        handed = 0
+    def check_open(self) -> None:
+        """Raise what a closed subscription, or one that ended by itself, says to who would iterate it."""
         if self._closing:
             raise self._error or self._gone()
-        try:
-            while limit is None or handed < limit:
-                try:
-                    batch = self.take(1, Deadline.after(timeout))
-                except BackendUnavailable as error:
-                    if error.code == "closed":
-                        break  # by another thread, meanwhile
-                    raise
-                if not batch:
-                    break
-                handed += 1
-                yield batch[0]
-            self._move_on(self._hand())
-        finally:
-            if not self._forked:
-                self._give_back(self._hand())
 
-    def ack_mine(self) -> None:
-        """Acknowledge what this thread was handed last."""
-        self._usable()
-        self._ack(list(self._hand().entries), self._confirm_by(None))
+    def move_on(self, hand: Hand) -> None:
+        """A thread asks for more: what it had is acknowledged (``auto_ack``), or only let go."""
+        entries, hand.entries = hand.entries, []
+        if entries and self._plan.auto_ack:
+            self.acknowledge(entries)
+        elif entries:
+            self._let_go(entries)
 
-    def nack_mine(self, delay: float | None) -> None:
-        """What this thread was handed last has failed."""
-        self._usable()
-        for entry in list(self._hand().entries):
+    def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """A thread has handled these."""
+        self._ack(entries, self._confirm_by(None))
+
+    def refuse(self, entries: Sequence[Entry], delay: float | None) -> None:
+        """A thread has failed with these."""
+        for entry in entries:
             self._failures.fail(entry, Retry(delay))
+
+    def give_back(self, hand: Hand) -> None:
+        """What a thread had is handed out again as if it never had been."""
+        entries, hand.entries = hand.entries, []
+        if self._forked:
+            return
+        with self._changed:
+            for entry in entries:
+                if entry.state == HANDED:
+                    entry.attempt -= 1
+                    self._schedule.delay(entry, now())
+            self._failures.wake()
 
     def drain(self, timeout: float = 10.0) -> list[str]:
         """Take no more, let what has arrived be handled, settle, close.
@@ -161,7 +161,7 @@ class Intake(Generic[T]):
         Returns:
             What could not be finished in time, in words.
         """
-        self._usable()
+        self.check_usable()
         deadline = Deadline.after(timeout)
         with self._changed:
             self._draining = True
@@ -218,7 +218,7 @@ class Intake(Generic[T]):
         Raises:
             MessagingError: It ended by itself, and this is why.
         """
-        self._usable()
+        self.check_usable()
         with self._changed:
             self._changed.wait_for(self._over, Deadline.after(timeout).left())
         if self._error is not None:
@@ -269,13 +269,13 @@ class Intake(Generic[T]):
 
     def settle(self, deliveries: Sequence[Delivery[T]], *, confirm: bool = False, timeout: float | None = None) -> None:
         """Acknowledge deliveries of this subscription."""
-        self._usable()
+        self.check_usable()
         entries = [entry for delivery in deliveries if (entry := delivery.current()) is not None]
         self._ack(entries, self._confirm_by(timeout, confirm))
 
     def fail(self, delivery: Delivery[T], error: Exception) -> None:
         """Settle a delivery as failed."""
-        self._usable()
+        self.check_usable()
         if isinstance(error, Reject) and not self._plan.dead_letters and self.group is not None:
             raise ConfigurationError("reject needs the dead letters: enable_dlq is False")
         entry = delivery.current()
@@ -284,7 +284,7 @@ class Intake(Generic[T]):
 
     def extend(self, delivery: Delivery[T]) -> None:
         """A delivery is being worked on."""
-        self._usable()
+        self.check_usable()
         entry = delivery.current()
         if entry is not None and self._consumer is not None:
             entry.since = now()
@@ -368,7 +368,7 @@ class Intake(Generic[T]):
 
     def _acknowledge_quietly(self, entry: Entry) -> None:
         try:
-            self._ack([entry], self._confirm_by(None))
+            self.acknowledge([entry])
         except MessagingError as error:
             log.warning("%s: acknowledged, but not confirmed: %s", self.name, error)
 
@@ -381,7 +381,7 @@ class Intake(Generic[T]):
             try:
                 taken = self._open_up(entries)
             except BaseException:  # Ctrl-C: nobody has seen them
-                self._give_back(hand)
+                self.give_back(hand)
                 raise
             hand.entries = [entry for entry, _ in taken]
             if taken:
@@ -463,32 +463,6 @@ class Intake(Generic[T]):
         if self._consumer is not None:
             self._consumer.ack([entry.received])
 
-    # -- hands ------------------------------------------------------------------------------------
-
-    def _hand(self) -> Hand:
-        hand = getattr(self._own, "hand", None)
-        if hand is None:
-            hand = self._own.hand = Hand()
-        return hand
-
-    def _move_on(self, hand: Hand) -> None:
-        """The thread asks for more: what it had is acknowledged (``auto_ack``), or only let go."""
-        entries, hand.entries = hand.entries, []
-        if entries and self._plan.auto_ack:
-            self._ack(entries, self._confirm_by(None))
-        elif entries:
-            self._let_go(entries)
-
-    def _give_back(self, hand: Hand) -> None:
-        """What the thread had is handed out again as if it never had been."""
-        entries, hand.entries = hand.entries, []
-        with self._changed:
-            for entry in entries:
-                if entry.state == HANDED:
-                    entry.attempt -= 1
-                    self._schedule.delay(entry, now())
-            self._failures.wake()
-
     def _let_go(self, entries: Sequence[Entry]) -> None:
         with self._changed:
             for entry in entries:
@@ -526,7 +500,8 @@ class Intake(Generic[T]):
     def _gone(self) -> BackendUnavailable:
         return BackendUnavailable(f"subscription {self.name} is closed", code="closed", topic=self.topic)
 
-    def _usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise where it was inherited over a fork."""
         if self._forked:
             raise BackendUnavailable(
                 f"subscription {self.name} was inherited over a fork; subscribe again in this process",

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import Delivery
+from incident_messaging.consuming.hands import Hands
 from incident_messaging.consuming.intake import Intake
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import ConfigurationError, MessagingError
@@ -24,6 +25,7 @@ class Subscription(Generic[T]):
 
     def __init__(self, intake: Intake[T]) -> None:
         self._intake = intake
+        self._hands = Hands(intake)
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class Subscription(Generic[T]):
             BackendUnavailable: It is closed, or was inherited over a fork.
             ConfigurationError: It has a callback.
         """
-        batch = self._intake.take(1, Deadline.after(timeout))
+        batch = self._hands.take(1, Deadline.after(timeout))
         return batch[0] if batch else None
 
     def next_batch(self, max_size: int, timeout: float | None = None) -> list[Delivery[T]]:
@@ -79,25 +81,25 @@ class Subscription(Generic[T]):
         """
         if max_size < 1:
             raise ConfigurationError(f"max_size {max_size!r} is not allowed: 1 or more")
-        return self._intake.take(max_size, Deadline.after(timeout))
+        return self._hands.take(max_size, Deadline.after(timeout))
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """Every message from now on; asking for the next acknowledges the last one (with ``auto_ack``).
 
         Leaving the loop in any other way acknowledges nothing more and gives the last one back.
         """
-        return self._intake.deliveries(None, None)
+        return self._hands.deliveries(None, None)
 
     def ack(self, deliveries: Sequence[Delivery[T]] | None = None) -> None:
         """Acknowledge these, or what this thread was handed last; a batch costs one commit."""
         if deliveries is not None:
             self._intake.settle(deliveries)
         else:
-            self._intake.ack_mine()
+            self._hands.ack()
 
     def nack(self, delay: float | None = None) -> None:
         """What this thread was handed last has failed: it comes again by the policy, or after ``delay``."""
-        self._intake.nack_mine(delay)
+        self._hands.nack(delay)
 
     def drain(self, timeout: float = 10.0) -> list[str]:
         """Take no more, let what has arrived be handled, settle, close.
