@@ -75,7 +75,9 @@ class Connections:
                     lifecycle.closes_at_exit()
                     self._timer.submit(self._look_again, LOOK_EVERY)
                 window = Window(self._config.max_in_flight, self._config.max_in_flight_bytes)
-                self._outlets[backend] = Outlet(backend, make(backend, self._config), window)
+                with lifecycle.IMPORTING:
+                    broker = make(backend, self._config)
+                self._outlets[backend] = Outlet(backend, broker, window)
             return self._outlets[backend]
 
     def broadcasts(self, backend: MessagingBackend) -> Broadcasts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import encodings.idna  # noqa: F401  # else imported by the first look-up of a name, where a fork may come in between
 import logging
 import threading
 from collections import deque
@@ -20,6 +21,12 @@ from typing import Any, Generic, TypeVar
 
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, Timeout
+
+new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop
+except ImportError:
+    from asyncio import new_event_loop
 
 T = TypeVar("T")
 
@@ -127,7 +134,7 @@ class EventLoop:
             if self._loop is None:
                 if self._stopped:
                     raise RuntimeError(f"{self.name} is over")
-                loop = _new_loop()
+                loop = new_event_loop()
                 self._thread = threading.Thread(target=self._live, args=(loop,), name=self.name, daemon=True)
                 self._thread.start()
                 self._loop = loop
@@ -266,12 +273,3 @@ async def _cancel_tasks() -> None:
         await asyncio.wait(tasks, timeout=_LAST_WORDS)
     for _ in range(_LAST_TURNS):
         await asyncio.sleep(0)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

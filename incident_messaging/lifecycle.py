@@ -1,13 +1,15 @@
 """The life of a process: forks, and the interpreter's end.
 
 A fork copies locks as they are and threads not at all. So every lock that the child will need is
-held over it, the one round metric updates first, and a service in the child forgets what it
+held over it, among them the one round metric updates and the one round the import of a backend (a module
+that was half imported stays locked in the child for ever), and a service in the child forgets what it
 inherited (see ``docs/decisions/0003-forks.rst``). At the end every service is closed, with a bound.
 """
 
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  # its hooks for forks must be there before ours wait for an import
 import ctypes
 import os
 import sys
@@ -33,6 +35,9 @@ class Service(Protocol):
     def close(self, timeout: float = ...) -> Any:
         """Close, bounded."""
 
+
+#: Held over a fork, and by who imports a backend.
+IMPORTING = threading.RLock()
 
 _services: weakref.WeakSet[Any] = weakref.WeakSet()
 _registry_lock = threading.Lock()
@@ -75,6 +80,7 @@ def leak(thing: object) -> None:
 
 def _before_fork() -> None:
     _registry_lock.acquire()
+    IMPORTING.acquire()
     metrics.LOCK.acquire()
     _held[:] = sorted(_services, key=id)
     for service in _held:
@@ -87,6 +93,7 @@ def _release() -> list[Any]:
     for service in reversed(services):
         service.lock.release()
     metrics.LOCK.release()
+    IMPORTING.release()
     _registry_lock.release()
     return services
 
