@@ -1,0 +1,115 @@
+"""Publishers and handlers that note what they do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from history import History, name_of
+
+from incident_messaging import Delivery, MessagingError, MessagingService, Timeout
+
+
+class Publishers:
+    """Threads that publish in order, each its own keys, and repeat what failed until it is acknowledged.
+
+    A repetition goes under the same id (``error.envelope``); where it is not known whether the first one was
+    stored, Kafka may have it twice, so ``repeat_unknown`` says whether to.
+    """
+
+    def __init__(
+        self, service: MessagingService, history: History, *, topic: str = "load", threads: int = 4,
+        timeout: float = 10.0, repeat_unknown: bool = True, pause: float = 0.0,
+    ) -> None:  # fmt: skip
+        self._service = service
+        self._history = history
+        self._topic = topic
+        self._timeout = timeout
+        self._repeat_unknown = repeat_unknown
+        self._pause = pause
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(f"p{number}",), name="test-publisher") for number in range(threads)
+        ]
+        self.died: list[BaseException] = []
+
+    def __enter__(self) -> Publishers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60.0)
+        assert not [thread for thread in self._threads if thread.is_alive()], "a publisher hangs"
+        assert not self.died, self.died
+
+    def _run(self, key: str) -> None:
+        try:
+            for number in _count(self._stop):
+                self._publish({"key": key, "n": number})
+                if self._pause:
+                    self._stop.wait(self._pause)
+        except BaseException as error:
+            self.died.append(error)
+
+    def _publish(self, payload: dict[str, Any]) -> None:
+        name = name_of(payload)
+        message: Any = payload
+        self._history.note("sent", name)
+        for _ in range(100):
+            begun = time.monotonic()
+            try:
+                self._service.publish(self._topic, message, key=payload["key"], timeout=self._timeout)
+            except MessagingError as error:
+                self._history.call(f"publish of {name}", time.monotonic() - begun, self._timeout)
+                unknown = isinstance(error, Timeout) and error.maybe_delivered
+                self._history.note("unknown" if unknown else "failed", name)
+                if self._stop.is_set() or (unknown and not self._repeat_unknown):
+                    return
+                message = error.envelope or message
+            else:
+                self._history.note("acknowledged", name)
+                return
+
+
+def last(seconds: float) -> None:
+    """Let a fault last: what is tested is that nothing else than time ends it."""
+    time.sleep(seconds)
+
+
+def _count(stop: threading.Event) -> Iterator[int]:
+    number = 0
+    while not stop.is_set():
+        yield number
+        number += 1
+
+
+@contextmanager
+def handlers(
+    service: MessagingService, history: History, *, topic: str = "load", group: str = "g",
+    act: Callable[[Delivery[Any]], object] | None = None, **options: Any,
+) -> Iterator[Any]:  # fmt: skip
+    """A subscription whose callback notes its starts and ends."""
+
+    def handle(delivery: Delivery[Any]) -> None:
+        name = name_of(delivery.payload)
+        history.note("started", name)
+        if act is not None:
+            act(delivery)
+        history.note("handled", name)
+
+    with service.subscribe(topic, group=group, callback=handle, timeout=30.0, **options) as subscription:
+        yield subscription
+
+
+def all_handled(history: History) -> Callable[[], bool]:
+    """Whether everything that was acknowledged was handled."""
+    return lambda: set(history.of("acknowledged")) <= set(history.of("handled", "dead"))

@@ -1,0 +1,125 @@
+"""A broker with a proxy before it, a service that goes through the proxy, and a raw look at the broker's log.
+
+The cases are the same for both brokers; what differs is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import confluent_kafka
+import nats
+from history import name_of
+from proxy import Proxy, proxy
+
+from incident_messaging.brokers import KafkaBroker, NatsServer
+from incident_messaging.brokers.ports import free_port
+
+PREFIX = "faults"
+
+
+@attrs.define
+class Rig(ABC):
+    """One broker under fire.
+
+    Attributes:
+        broker: Its process: kill, freeze, start.
+        proxy: What stands between it and the service.
+        settings: The configuration of services.
+    """
+
+    broker: NatsServer | KafkaBroker
+    proxy: Proxy
+    settings: dict[str, Any]
+
+    #: How many may be handled again for one kill of the broker while a consumer lives.
+    again_per_kill: int = 2_000
+    #: Whether what was on its way when a connection broke comes before newer messages (docs: "delivery").
+    order_survives_losses: bool = True
+
+    @abstractmethod
+    def stored(self, topic: str) -> list[str]:
+        """The names of the messages in the broker's log, read past the proxy by a raw client."""
+
+
+class NatsRig(Rig):
+    def stored(self, topic: str) -> list[str]:
+        async def read() -> list[str]:
+            client = await nats.connect(self.broker.url)  # type: ignore[union-attr]
+            place = await client.jetstream().pull_subscribe(f"{PREFIX}.{topic}", stream=PREFIX.upper())
+            found: list[str] = []
+            pending = (await place.consumer_info()).num_pending
+            while len(found) < (pending or 0):
+                for message in await place.fetch(500, timeout=5):
+                    found.append(name_of(json.loads(message.data)["payload"]))
+                    await message.ack()
+            await client.close()
+            return found
+
+        return asyncio.run(read())
+
+
+class KafkaRig(Rig):
+    def stored(self, topic: str) -> list[str]:
+        settings = {"bootstrap.servers": f"127.0.0.1:{self.broker.port}", "group.id": "look", "log_level": 0}
+        consumer = confluent_kafka.Consumer(settings)
+        found: list[str] = []
+        try:
+            partitions = consumer.list_topics(f"{PREFIX}.{topic}", timeout=10).topics[f"{PREFIX}.{topic}"].partitions
+            for number in partitions:
+                place = confluent_kafka.TopicPartition(f"{PREFIX}.{topic}", number, 0)
+                _, end = consumer.get_watermark_offsets(place, timeout=10)
+                consumer.assign([place])
+                at = 0
+                while at < end:
+                    message = consumer.poll(10)
+                    assert message is not None, f"nothing came at {at} of {end}"
+                    assert message.error() is None, message.error()
+                    at = (message.offset() or 0) + 1
+                    found.append(name_of(json.loads(message.value() or b"")["payload"]))
+        finally:
+            consumer.close()
+        return found
+
+
+@contextmanager
+def nats_rig() -> Iterator[Rig]:
+    with NatsServer() as server, proxy(server.port) as between:
+        settings = {
+            "backend": "nats",
+            "topic_prefix": PREFIX,
+            "nats": {
+                "servers": [f"nats://127.0.0.1:{between.port}"],
+                "ping_interval_secs": 1,
+                "ack_wait_ms": 4_000,
+            },
+        }
+        yield NatsRig(server, between, settings, order_survives_losses=False)
+
+
+@contextmanager
+def kafka_rig() -> Iterator[Rig]:
+    port = free_port()  # clients are sent to the advertised address, so that must be the proxy's
+    listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
+    broker = KafkaBroker(config=listeners)
+    with proxy(broker.port, port) as between, broker:
+        settings = {
+            "backend": "kafka",
+            "topic_prefix": PREFIX,
+            "kafka": {
+                "bootstrap_servers": f"127.0.0.1:{port}",
+                "partitions": 3,
+                "session_timeout_ms": 6_000,
+                "auto_commit_interval_ms": 500,
+            },
+        }
+        yield KafkaRig(broker, between, settings)
+
+
+RIGS = {"nats": nats_rig, "kafka": kafka_rig}

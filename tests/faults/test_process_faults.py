@@ -1,0 +1,202 @@
+"""Processes that are killed, forked and interrupted in the middle of their work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from history import History, judge, name_of
+from load import Publishers, all_handled, handlers
+from rigs import Rig
+from waiting import until
+
+from incident_messaging import MessagingService
+
+NewService = Callable[..., MessagingService]
+
+PATIENCE = 45.0
+
+pytestmark = pytest.mark.slow
+
+HEAD = """
+import json, os, sys, threading, time
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from history import History, name_of
+from incident_messaging import MessagingConfig, MessagingService
+history = History(Path(sys.argv[2]))
+service = MessagingService(MessagingConfig.from_mapping(json.loads(sys.argv[1])))
+"""
+
+CONSUMER = (
+    HEAD
+    + """
+def handle(delivery):
+    history.note("started", name_of(delivery.payload))
+    time.sleep(0.002)
+    history.note("handled", name_of(delivery.payload))
+service.subscribe("load", group="g", callback=handle, prefetch=100, timeout=40.0).join()
+"""
+)
+
+PUBLISHER = (
+    HEAD
+    + """
+first = int(sys.argv[4])
+for number in range(first, first + 1_000_000):
+    payload = {"key": "p", "n": number}
+    history.note("sent", name_of(payload))
+    service.publish("load", payload, key="p", timeout=30.0)
+    history.note("acknowledged", name_of(payload))
+"""
+)
+
+FORKS = (
+    HEAD
+    + """
+stop = threading.Event()
+def busy(key):
+    number = 0
+    while not stop.is_set():
+        payload = {"key": key, "n": number}
+        history.note("sent", name_of(payload))
+        service.publish("load", payload, key=key, timeout=30.0)
+        history.note("acknowledged", name_of(payload))
+        number += 1
+threads = [threading.Thread(target=busy, args=(f"parent{n}",), daemon=True) for n in range(2)]
+for thread in threads:
+    thread.start()
+for number in range(20):
+    pid = os.fork()
+    if pid == 0:
+        stop.set()
+        payload = {"key": f"child{number}", "n": 0}
+        history.note("sent", name_of(payload))
+        if number % 3 == 0:
+            os._exit(0)
+        if number % 3 == 1:
+            service.publish_nowait("load", payload)  # flushed at the end of the process
+            history.note("acknowledged", name_of(payload))
+            sys.exit(0)
+        service.publish("load", payload, timeout=30.0)
+        history.note("acknowledged", name_of(payload))
+        service.close()
+        sys.exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == 0, code
+stop.set()
+for thread in threads:
+    thread.join()
+assert service.close() == []
+"""
+)
+
+
+@contextmanager
+def process(code: str, rig: Rig, file: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", code, json.dumps(rig.settings), str(file), here, *more]
+    # Words go to a file: a forked child that outlives its parent would hold a pipe open.
+    with file.with_suffix(".stderr").open("a") as words, subprocess.Popen(command, stderr=words) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_consumer_that_is_killed_again_and_again(rig: Rig, new_service: NewService, tmp_path: Path) -> None:
+    history, kills = History(tmp_path / "history"), 4
+    service = new_service()
+    payloads = [{"key": f"k{n % 5}", "n": n} for n in range(1_500)]
+    for payload in payloads:
+        history.note("sent", name_of(payload))
+    service.publish_batch("load", payloads, key=lambda payload: payload["key"])
+    for payload in payloads:
+        history.note("acknowledged", name_of(payload))
+    for _ in range(kills):
+        goal = len(history.of("handled")) + 100
+        with process(CONSUMER, rig, history.path):
+            assert until(lambda goal=goal: len(history.of("handled")) >= goal, PATIENCE), words_of(
+                history.path
+            ).read_text()
+    with process(CONSUMER, rig, history.path):
+        assert until(all_handled(history), PATIENCE), said(history)
+    # A killed member may have had its prefetch in hand, and up to a second of acknowledgements on their way.
+    judge(history, rig.stored("load")).require(again=kills * 1_100, order=rig.order_survives_losses)
+
+
+def test_a_publisher_that_is_killed_keeps_its_word(rig: Rig, new_service: NewService, tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    new_service().publish("load", {"key": "q", "n": 0})
+    for round_ in range(3):
+        goal = len(history.of("acknowledged")) + 100
+        with process(PUBLISHER, rig, history.path, str(round_ * 1_000_000)):
+            assert until(lambda goal=goal: len(history.of("acknowledged")) >= goal, PATIENCE), words_of(
+                history.path
+            ).read_text()
+    stored = [name for name in rig.stored("load") if name != "q/0"]
+    verdict = judge(history, stored)
+    verdict.require(again=0)
+    assert verdict.acknowledged >= 300
+
+
+def test_forks_under_load(rig: Rig, new_service: NewService, tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    new_service().publish("load", {"key": "q", "n": 0})
+    with process(FORKS, rig, history.path) as parent:
+        assert parent.wait(120.0) == 0, said(history)
+    assert said(history) == ""
+    stored = [name for name in rig.stored("load") if name != "q/0"]
+    judge(history, stored).require(again=0)
+    assert len([name for name in stored if name.startswith("child")]) == 13, "two of three children published"
+
+
+def test_ctrl_c_at_any_moment_loses_nothing(rig: Rig, new_service: NewService) -> None:
+    """The main thread iterates and is interrupted; what it had in hand comes again."""
+    history, service = History(), new_service()
+    interrupts, main = 0, threading.main_thread().ident
+    assert main is not None
+    stop = threading.Event()
+
+    def interrupt() -> None:
+        while not stop.wait(0.05):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    with Publishers(service, history, threads=1, pause=0.001), service.subscribe(
+        "load", group="g", prefetch=50, timeout=30.0
+    ) as subscription:  # fmt: skip
+        thread = threading.Thread(target=interrupt, name="test-interrupt")
+        thread.start()
+        try:
+            while interrupts < 60:
+                try:
+                    _handle_some(subscription, history)
+                except KeyboardInterrupt:
+                    interrupts += 1
+        finally:
+            stop.set()
+            thread.join()
+    with handlers(service, history):
+        assert until(all_handled(history), PATIENCE)
+    judge(history, rig.stored("load")).require(again=interrupts * 50, order=rig.order_survives_losses)
+
+
+def _handle_some(subscription: Any, history: History) -> None:
+    for delivery in subscription:
+        name = name_of(delivery.payload)
+        history.note("started", name)
+        delivery.ack()
+        history.note("handled", name)
+
+
+def said(history: History) -> str:
+    """What the processes that note into a history wrote to stderr."""
+    return history.path.with_suffix(".stderr").read_text()
