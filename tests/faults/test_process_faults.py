@@ -124,9 +124,7 @@ def test_a_consumer_that_is_killed_again_and_again(rig: Rig, new_service: NewSer
     for _ in range(kills):
         goal = len(history.of("handled")) + 100
         with process(CONSUMER, rig, history.path):
-            assert until(lambda goal=goal: len(history.of("handled")) >= goal, PATIENCE), words_of(
-                history.path
-            ).read_text()
+            assert until(lambda goal=goal: len(history.of("handled")) >= goal, PATIENCE), said(history)
     with process(CONSUMER, rig, history.path):
         assert until(all_handled(history), PATIENCE), said(history)
     # A killed member may have had its prefetch in hand, and up to a second of acknowledgements on their way.
@@ -139,9 +137,7 @@ def test_a_publisher_that_is_killed_keeps_its_word(rig: Rig, new_service: NewSer
     for round_ in range(3):
         goal = len(history.of("acknowledged")) + 100
         with process(PUBLISHER, rig, history.path, str(round_ * 1_000_000)):
-            assert until(lambda goal=goal: len(history.of("acknowledged")) >= goal, PATIENCE), words_of(
-                history.path
-            ).read_text()
+            assert until(lambda goal=goal: len(history.of("acknowledged")) >= goal, PATIENCE), said(history)
     stored = [name for name in rig.stored("load") if name != "q/0"]
     verdict = judge(history, stored)
     verdict.require(again=0)
