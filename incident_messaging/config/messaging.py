@@ -82,6 +82,10 @@ class RetryPolicy:
         jitter: Whether each delay is drawn from its upper half, so that what failed together does not
             come back together.
         no_retry: Exceptions after which a message is given up at once; to be set in code only.
+        breaker_share: Share of a subscription's last ``breaker_window`` messages that would go to the dead
+            letters, from which on it ends with `ConsumeFailed` (``breaker``) instead: against a bad deploy
+            that would empty the topic into them. ``None`` is never.
+        breaker_window: How many messages that is.
     """
 
     _section: ClassVar[str] = "retry"
@@ -92,6 +96,8 @@ class RetryPolicy:
     max_delay_secs: Annotated[float, Between(0)] = 30.0
     jitter: bool = True
     no_retry: Exceptions = attrs.field(default=(SerializationError,), converter=_exceptions)
+    breaker_share: Annotated[float, Between(0.01, 1)] | None = None
+    breaker_window: Positive = 100
 
     def delay(self, attempt: int, random: Callable[[], float]) -> float:
         """Seconds to wait after an attempt (1 first) has failed.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from incident_messaging import topics
+from incident_messaging.consuming.breaker import Breaker
 from incident_messaging.consuming.delivery import Reject, Retry
 from incident_messaging.consuming.graves import Grave, dead_letter, shed
 from incident_messaging.consuming.plan import Plan
@@ -42,6 +43,7 @@ class Failures:
         self._changed = changed
         self._acknowledge = acknowledge
         self._end = end
+        self._breaker = Breaker(plan.retry)
         self._warned = False
         self._group = plan.spec.group
         self._place = plan.spec.name
@@ -61,7 +63,10 @@ class Failures:
             if entry.lost:  # another owner has it by now
                 self._schedule.settle(entry)
                 return
-            if delay is not None:
+            broken = delay is None and self._buries and self._breaker.breaks()
+            if broken:
+                pass  # it stays unsettled, and is given back when the subscription ends
+            elif delay is not None:
                 self._schedule.delay(entry, now() + delay, hold=not self._is_dead_letter(entry))
             elif self._buries:
                 entry.grave = Grave.of(error, entry.attempt)
@@ -69,8 +74,24 @@ class Failures:
                 self._schedule.settle(entry)
             self.wake()
         self._report(entry, error, delay)
-        if delay is None:
+        if broken:
+            self._end(self._bad_deploy(error))
+        elif delay is None:
             self._give_up(entry)
+
+    def handled(self, entries: Sequence[Entry]) -> None:
+        """Entries were acknowledged; those that no handler saw say nothing. Under the lock."""
+        self._breaker.handled(sum(entry.attempt > 0 for entry in entries))
+
+    def _bad_deploy(self, error: BaseException) -> ConsumeFailed:
+        failed = ConsumeFailed(
+            f"{self._breaker} (breaker_share {self._plan.retry.breaker_share}), the last one for"
+            f" {type(error).__name__}: {error}; mend the handler and subscribe again, nothing is lost",
+            code="breaker",
+            backend=self._plan.broker.name,
+        )
+        failed.__cause__ = error
+        return failed
 
     def _delay(self, entry: Entry, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if there is none."""

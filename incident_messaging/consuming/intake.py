@@ -454,6 +454,7 @@ class Intake(Generic[T]):
             mine = [entry for entry in entries if entry.state == HANDED]
             for entry in mine:
                 self._schedule.settle(entry)
+            self._failures.handled(mine)
             self._failures.wake()
         if mine and self._consumer is not None:
             self._consumer.ack([entry.received for entry in mine], deadline)

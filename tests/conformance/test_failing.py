@@ -283,3 +283,24 @@ def test_without_dead_letters_reject_is_refused_and_the_undecodable_ends(bench: 
     assert events.name in service.health().ended
     events.close()
     assert bench.rest("orders", group="events") == [1]
+
+
+@needs("keeps")
+def test_a_handler_that_always_fails_breaks_the_subscription(bench: Bench) -> None:
+    """A bad deploy gives up half of a window of ten, and no more; the mended one gets all the rest."""
+    retry = RetryPolicy(max_attempts=1, breaker_share=0.5, breaker_window=10)
+
+    def fail(delivery: Delivery[Any]) -> None:
+        if delivery.payload["n"] >= 5:
+            raise ValueError("a bad deploy")
+
+    subscription = bench.service.subscribe("orders", group="g", callback=fail, retry=retry)
+    bench.publish("orders", range(40), key="k")
+    with pytest.raises(ConsumeFailed, match="5 of the last 10 messages would have gone") as broken:
+        subscription.join(PATIENCE)
+    assert broken.value.code == "breaker"
+    assert isinstance(broken.value.__cause__, ValueError)
+    assert bench.service.health().ended
+    assert until(lambda: subscription.closed)
+    assert len(bench.dead_letters(4)) == 4
+    assert bench.returned("orders", group="g") == list(range(9, 40))

@@ -15,7 +15,9 @@ from waiting import until
 
 from incident_messaging import (
     ConsumeFailed,
+    Delivery,
     IncidentCreated,
+    RetryPolicy,
     SubscribeFailed,
 )
 from incident_messaging.brokers import KafkaBroker
@@ -124,3 +126,17 @@ def test_bytes_that_nobody_can_read_and_no_dead_letters(provoked: Provoked, on_n
     subscription = service.subscribe("orders", IncidentCreated, group="g")
     with provoked("cannot be decoded", "enable_dlq", within=PATIENCE):
         subscription.next(PATIENCE)
+
+
+@row(ConsumeFailed, "breaker")
+def test_a_handler_that_fails_with_everything(provoked: Provoked, on_kafka: Make) -> None:
+    def fail(delivery: Delivery[Any]) -> None:
+        raise KeyError("deployed badly")
+
+    service = on_kafka()
+    service.publish_batch("orders", [{"n": n} for n in range(10)])
+    retry = RetryPolicy(max_attempts=1, breaker_share=0.5, breaker_window=4)
+    subscription = service.subscribe("orders", group="g", callback=fail, retry=retry)
+    with provoked("4 of the last 4 messages", "breaker_share 0.5", "KeyError", within=PATIENCE) as met:
+        subscription.join(PATIENCE)
+    assert not met.error.retryable
