@@ -113,7 +113,7 @@ def test_table_counts_each_type_on_each_consumer(temporary: Path) -> None:
 def test_without_a_sample_the_events_are_made_up_and_that_is_said(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "SAMPLE", temporary / "no-such-file.csv")
+    monkeypatch.setattr(commands.demo, "SAMPLE", temporary / "no-such-file.csv")
     result = demo("--backend", "nats")
     assert result.exit_code == 0, result.output
     assert "the events are made up" in result.output

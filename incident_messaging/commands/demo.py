@@ -1,4 +1,4 @@
-"""What the command ``incident-messaging`` can do; loaded by `incident_messaging.cli`."""
+"""``incident-messaging demo``."""
 
 from __future__ import annotations
 
@@ -17,19 +17,13 @@ from incident_messaging.demo.view import View
 from incident_messaging.errors import MessagingError
 from incident_messaging.events import IncidentEvent
 
-__all__ = ["commands"]
+__all__ = ["demo"]
 
 #: What a shell reports of a command that Ctrl-C ended.
 _INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="incident-messaging", prog_name="incident-messaging", message="%(prog)s %(version)s")
-def commands() -> None:
-    """Incident events over Apache Kafka and NATS."""
-
-
-@commands.command()
+@click.command()
 @click.option(
     "--backend",
     type=click.Choice([name.value for name in BROKERS]),
