@@ -188,9 +188,8 @@ class KafkaBroker(MessageProducer):
 
     def _finish(self, pending: Pending, error: MessagingError | None, position: Position | None = None) -> None:
         """Tell a record's outcome, unless it was told already: a report may come after the deadline."""
-        with self._lock:
-            if not self._pending.remove(pending):
-                return
+        if not self._pending.remove(pending):
+            return
         try:
             pending.done(position, False, error)
         except Exception:

@@ -34,7 +34,11 @@ class Pending:
 
 
 class PendingRecords:
-    """All records on their way; not thread-safe."""
+    """All records on their way. `remove` may be called by any thread at any time, the rest under one lock.
+
+    A record's end is told ten thousand times more often than anything else happens here, and by a thread
+    that would take turns at the lock with those who publish.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[int, set[Pending]] = {}
@@ -56,7 +60,7 @@ class PendingRecords:
         slot.add(pending)
 
     def remove(self, pending: Pending) -> bool:
-        """Let a record go; false if it has gone already."""
+        """Let a record go; false if it has gone already. One step of the set, so of two callers one is told true."""
         try:
             pending.slot.remove(pending)
         except KeyError:
@@ -66,7 +70,7 @@ class PendingRecords:
     def overdue(self, now: float) -> list[Pending]:
         """The records whose time is up; empty slots are dropped."""
         passed = [number for number in self._slots if (number + 1) * _SLOT_SECS <= now]
-        late = [pending for number in passed for pending in self._slots[number]]
+        late = [pending for number in passed for pending in tuple(self._slots[number])]
         for number in passed:
             if not self._slots[number]:
                 del self._slots[number]
@@ -74,4 +78,4 @@ class PendingRecords:
 
     def all(self) -> list[Pending]:
         """Every record on its way."""
-        return [pending for slot in self._slots.values() for pending in slot]
+        return [pending for slot in self._slots.values() for pending in tuple(slot)]
