@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from incident_messaging.config import MessagingBackend
+from incident_messaging.consuming.plan import Plan
 from incident_messaging.consuming.schedule import Entry
 from incident_messaging.envelope import MessageEnvelope, MessageMetadata
 from incident_messaging.record import Position
@@ -39,15 +40,8 @@ class Source(Protocol):
     """Where a delivery comes from and is settled: an `Intake`."""
 
     @property
-    def backend(self) -> MessagingBackend:
-        """The broker."""
-
-    @property
-    def group(self) -> str | None:
-        """The group."""
-
-    def short(self, name: str) -> str:
-        """A topic without the prefix."""
+    def plan(self) -> Plan:
+        """What the subscription is to do."""
 
     def settle(self, deliveries: Sequence[Any], *, confirm: bool = ..., timeout: float | None = ...) -> None:
         """Acknowledge."""
@@ -88,7 +82,7 @@ class Delivery(Generic[T]):
     @property
     def topic(self) -> str:
         """The topic it was published to, without the prefix."""
-        return self._source.short(self._entry.received.topic)
+        return self._source.plan.short(self._entry.received.topic)
 
     @property
     def key(self) -> str | None:
@@ -116,7 +110,7 @@ class Delivery(Generic[T]):
     @property
     def backend(self) -> MessagingBackend:
         """The broker that it came from."""
-        return self._source.backend
+        return self._source.plan.backend
 
     @property
     def position(self) -> Position:
@@ -126,7 +120,7 @@ class Delivery(Generic[T]):
     @property
     def group(self) -> str | None:
         """The group that it was delivered to; ``None`` for a broadcast."""
-        return self._source.group
+        return self._source.plan.group
 
     def ack(self, *, confirm: bool = False, timeout: float = 5.0) -> None:
         """Say that it is handled.

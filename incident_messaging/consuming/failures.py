@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 
-from incident_messaging import topics
 from incident_messaging.consuming.breaker import Breaker
 from incident_messaging.consuming.delivery import Reject, Retry
 from incident_messaging.consuming.graves import Grave, dead_letter, shed
@@ -45,12 +44,10 @@ class Failures:
         self._end = end
         self._breaker = Breaker(plan.retry)
         self._warned = False
-        self._group = plan.spec.group
-        self._place = plan.spec.name
         #: Whether a message may ever leave without having been handled.
-        self._gives_up = plan.dead_letters or plan.spec.group is None
+        self._gives_up = plan.dead_letters or plan.group is None
         #: Whether one that leaves so goes to the dead letters (a broadcast's is only counted).
-        self._buries = plan.dead_letters and plan.spec.group is not None
+        self._buries = plan.dead_letters and plan.group is not None
         #: How many dead letters are on their way.
         self.burying = 0
 
@@ -121,16 +118,16 @@ class Failures:
                     backend=backend,
                 )
             )
-        elif self._plan.dead_letters or self._group is None:
+        elif self._plan.dead_letters or self._plan.group is None:
             what = "given up" if delay is None else f"again in {delay:.1f} s"
             at = entry.received.position
             kind = type(error).__name__
             log.warning(
-                "%s: attempt %d at %s failed (%s), %s", self._place, entry.attempt, at, kind, what, exc_info=error
+                "%s: attempt %d at %s failed (%s), %s", self._plan.name, entry.attempt, at, kind, what, exc_info=error
             )
         elif not self._warned:
             self._warned = True
-            log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self._place, error)
+            log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self._plan.name, error)
 
     def _give_up(self, entry: Entry) -> None:
         if self._buries:
@@ -146,7 +143,7 @@ class Failures:
             self.burying += 1
         if grave.record is None:
             grave.record = dead_letter(
-                entry.received, grave, topic=plan.dlq_topic, group=self._group or "", backend=plan.broker.name
+                entry.received, grave, topic=plan.dlq_topic, group=self._plan.group or "", backend=plan.broker.name
             )
         grave.tries += 1
         plan.broker.send(
@@ -171,7 +168,7 @@ class Failures:
             self._plan.meter.buried(self._label(entry), self._plan.broker.name)
             self._acknowledge(entry)
         elif smaller is None and entry.grave.tries == 1:
-            log.error("%s: a dead letter could not be stored, its original stays: %s", self._place, error)
+            log.error("%s: a dead letter could not be stored, its original stays: %s", self._plan.name, error)
 
     def wake(self) -> None:
         """Somebody may go on, now that a key is free or nothing is left. Under the lock."""
@@ -181,4 +178,4 @@ class Failures:
             self._changed.notify()
 
     def _label(self, entry: Entry) -> str:
-        return topics.short_name(self._plan.prefix, entry.received.topic)
+        return self._plan.short(entry.received.topic)

@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 from incident_messaging import topics
 from incident_messaging.backends.base import MessageConsumer
 from incident_messaging.codec import SKIPPED
-from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import Delivery, Reject, Retry
 from incident_messaging.consuming.failures import Failures
 from incident_messaging.consuming.plan import Plan
@@ -47,7 +46,7 @@ class Intake(Generic[T]):
     """
 
     def __init__(self, plan: Plan, ended: Callable[[Intake[Any]], None]) -> None:
-        self._plan = plan
+        self.plan = plan
         self._schedule = Schedule()
         self._changed = threading.Condition()  # re-entrant: a finalizer may come in between
         self._consumer: MessageConsumer | None = None
@@ -60,29 +59,9 @@ class Intake(Generic[T]):
         self._finishing = threading.Lock()  # held by whoever closes; a Ctrl-C there lets another finish
         self._stalled = False
         self._failures = Failures(plan, self._schedule, self._changed, acknowledge=self._acknowledge, end=self.ended)
-        self._workers = Workers(self, plan.concurrency, plan.handler_timeout)
+        self._workers = Workers(self, plan.name, plan.concurrency, plan.handler_timeout)
 
     # -- what the subscription asks ---------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The name of its place on the broker, a Kafka ``group.id`` or a JetStream durable."""
-        return self._plan.spec.name
-
-    @property
-    def topic(self) -> str:
-        """The topic or pattern, without the prefix."""
-        return self.short(self._plan.spec.topic)
-
-    @property
-    def backend(self) -> MessagingBackend:
-        """The broker that it reads from."""
-        return self._plan.backend
-
-    @property
-    def group(self) -> str | None:
-        """The group; ``None`` for a broadcast."""
-        return self._plan.spec.group
 
     @property
     def error(self) -> MessagingError | None:
@@ -114,8 +93,8 @@ class Intake(Generic[T]):
             ConfigurationError: It has a callback.
         """
         self.check_usable()
-        if self._plan.callback is not None:
-            raise ConfigurationError(f"subscription {self.name} has a callback: it cannot be iterated too")
+        if self.plan.callback is not None:
+            raise ConfigurationError(f"subscription {self.plan.name} has a callback: it cannot be iterated too")
         taken = self._take(hand, most, deadline)
         if not taken and self._closing and not self._draining:
             raise self._gone()
@@ -129,7 +108,7 @@ class Intake(Generic[T]):
     def move_on(self, hand: Hand) -> None:
         """A thread asks for more: what it had is acknowledged (``auto_ack``), or only let go."""
         entries, hand.entries = hand.entries, []
-        if entries and self._plan.auto_ack:
+        if entries and self.plan.auto_ack:
             self.acknowledge(entries)
         elif entries:
             self._let_go(entries)
@@ -187,7 +166,7 @@ class Intake(Generic[T]):
         if self._workers.mine():
             return self._close_elsewhere(partial(self.close, timeout))
         if not self._finishing.acquire(timeout=deadline.left() or 0.0):
-            return [f"{self.name} is being closed by another thread"]
+            return [f"{self.plan.name} is being closed by another thread"]
         try:
             return [] if self._closed.is_set() else self._finish(deadline)
         finally:
@@ -195,14 +174,14 @@ class Intake(Generic[T]):
 
     def _close_elsewhere(self, close: Callable[[], object]) -> list[str]:
         """A callback cannot wait for its own end."""
-        threading.Thread(target=close, name=f"incident-messaging-close-{self.name}", daemon=True).start()
+        threading.Thread(target=close, name=f"incident-messaging-close-{self.plan.name}", daemon=True).start()
         return []
 
     def _finish(self, deadline: Deadline) -> list[str]:
         left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._changed:
             if not self._changed.wait_for(lambda: not self._failures.burying, deadline.left()):
-                left.append(f"{self._failures.burying} dead letters of {self.name} not acknowledged")
+                left.append(f"{self._failures.burying} dead letters of {self.plan.name} not acknowledged")
         self._note_stall(False)
         if self._consumer is not None:
             self._consumer.close(deadline)
@@ -227,10 +206,6 @@ class Intake(Generic[T]):
 
     # -- what the service and a delivery ask ------------------------------------------------------
 
-    def short(self, name: str) -> str:
-        """A broker's topic name without the prefix."""
-        return topics.short_name(self._plan.prefix, name)
-
     def open(self, consumer: MessageConsumer, deadline: Deadline) -> None:
         """Open the place on the broker, then start the workers; a place that fails is left again."""
         self._consumer = consumer
@@ -239,7 +214,7 @@ class Intake(Generic[T]):
         except BaseException:
             consumer.close(Deadline.after(0.1))  # the caller's time may be over
             raise
-        if self._plan.callback is not None and self._plan.threads:
+        if self.plan.callback is not None and self.plan.threads:
             self._workers.start()
 
     def stop(self) -> None:
@@ -258,7 +233,7 @@ class Intake(Generic[T]):
 
     def next_due(self) -> float | None:
         """When the callback gets a delayed message again, on the monotonic clock."""
-        if self._plan.callback is None:
+        if self.plan.callback is None:
             return None
         with self._changed:
             return self._schedule.next_due()
@@ -276,7 +251,7 @@ class Intake(Generic[T]):
     def fail(self, delivery: Delivery[T], error: Exception) -> None:
         """Settle a delivery as failed."""
         self.check_usable()
-        if isinstance(error, Reject) and not self._plan.dead_letters and self.group is not None:
+        if isinstance(error, Reject) and not self.plan.dead_letters and self.plan.group is not None:
             raise ConfigurationError("reject needs the dead letters: enable_dlq is False")
         entry = delivery.current()
         if entry is not None:
@@ -311,17 +286,17 @@ class Intake(Generic[T]):
         with self._changed:
             if self._error is not None or self._closing:
                 return
-            self._error = error.about(topic=self.topic)
+            self._error = error.about(topic=self.plan.topic)
             self._changed.notify_all()
-        self._plan.meter.consume_failed(self.topic, self._plan.broker.name, type(error).__name__)
-        log.error("subscription %s ended: %s", self.name, error)
+        self.plan.meter.consume_failed(self.plan.topic, self.plan.broker.name, type(error).__name__)
+        log.error("subscription %s ended: %s", self.plan.name, error)
         # The caller is the backend's own thread, which must not wait; what is held goes back now.
         self._close_elsewhere(self.close)
 
     def broken(self, error: BaseException) -> None:
         """A worker died: rather an end that is seen than a subscription that stands still."""
-        log.critical("a worker of %s died", self.name, exc_info=error)
-        self.ended(BackendUnavailable(f"a worker of {self.name} died: {type(error).__name__}", code="down"))
+        log.critical("a worker of %s died", self.plan.name, exc_info=error)
+        self.ended(BackendUnavailable(f"a worker of {self.plan.name} died: {type(error).__name__}", code="down"))
 
     # -- handing out ------------------------------------------------------------------------------
 
@@ -330,7 +305,7 @@ class Intake(Generic[T]):
 
         With ``reraise`` what the callback raised is raised again, after it was acted on.
         """
-        if self._plan.callback is None:  # its messages are for whoever iterates
+        if self.plan.callback is None:  # its messages are for whoever iterates
             return False
         taken = self._take(hand, 1, deadline)
         for entry, delivery in taken:
@@ -340,29 +315,29 @@ class Intake(Generic[T]):
 
     def overdue(self, hand: Hand, thread: str) -> bool:
         """Whether the hand's callback has run out of ``handler_timeout``; then it counts as failed."""
-        limit = self._plan.handler_timeout
+        limit = self.plan.handler_timeout
         for entry in list(hand.entries):
             if limit is not None and entry.state == HANDED and now() - entry.since > limit:
-                log.error("callback of %s in thread %s exceeded handler_timeout of %s s", self.name, thread, limit)
+                log.error("callback of %s in thread %s exceeded handler_timeout of %s s", self.plan.name, thread, limit)
                 self._failures.fail(entry, TimeoutError(f"handler_timeout of {limit} s exceeded in thread {thread}"))
                 return True
         return False
 
     def _handle(self, entry: Entry, delivery: Delivery[T], *, reraise: bool) -> None:
-        assert self._plan.callback is not None
+        assert self.plan.callback is not None
         begun, attempt = now(), entry.attempt
         try:
-            self._plan.callback(delivery)
+            self.plan.callback(delivery)
         except BaseException as error:  # a callback that calls sys.exit has failed, too
             if delivery.current() is not None:
                 self._failures.fail(entry, error)
             if reraise and not isinstance(error, (Retry, Reject)):
                 raise
         else:
-            if self._plan.auto_ack and entry.attempt == attempt:
+            if self.plan.auto_ack and entry.attempt == attempt:
                 self._acknowledge_quietly(entry)
         finally:
-            self._plan.meter.handled(delivery.topic, self._plan.broker.name, now() - begun)
+            self.plan.meter.handled(delivery.topic, self.plan.broker.name, now() - begun)
             if entry.attempt == attempt:
                 self._let_go([entry])
 
@@ -370,7 +345,7 @@ class Intake(Generic[T]):
         try:
             self.acknowledge([entry])
         except MessagingError as error:
-            log.warning("%s: acknowledged, but not confirmed: %s", self.name, error)
+            log.warning("%s: acknowledged, but not confirmed: %s", self.plan.name, error)
 
     def _take(self, hand: Hand, most: int, deadline: Deadline) -> list[tuple[Entry, Delivery[T]]]:
         while True:
@@ -413,7 +388,7 @@ class Intake(Generic[T]):
             reason = self._unseen(entry.received)
             envelope = None if reason else self._decode(entry)
             if reason or envelope is SKIPPED:
-                self._plan.meter.skipped(self._label(entry), self._plan.broker.name, reason or "variant")
+                self.plan.meter.skipped(self._label(entry), self.plan.broker.name, reason or "variant")
                 unseen.append(entry)
             elif envelope is not None:
                 taken.append((entry, self._delivery(entry, envelope)))
@@ -423,7 +398,7 @@ class Intake(Generic[T]):
 
     def _decode(self, entry: Entry) -> Any:
         try:
-            return self._plan.decode(entry.received)
+            return self.plan.decode(entry.received)
         except SerializationError as error:
             entry.attempt += 1
             self._failures.fail(entry, error.about(topic=self._label(entry)))
@@ -432,15 +407,15 @@ class Intake(Generic[T]):
     def _delivery(self, entry: Entry, envelope: MessageEnvelope[T]) -> Delivery[T]:
         entry.attempt += 1
         if entry.attempt == 1:
-            self._plan.meter.consumed(self._label(entry), self._plan.broker.name)
+            self.plan.meter.consumed(self._label(entry), self.plan.broker.name)
         return Delivery(self, entry, envelope)
 
     def _unseen(self, received: Received) -> str | None:
         """Why no handler is to see a message, if so."""
         if received.body is None:
             return "tombstone"
-        spec = self._plan.spec
-        if received.topic == self._plan.dlq_topic and topics.is_pattern(spec.topic):
+        spec = self.plan.spec
+        if received.topic == self.plan.dlq_topic and topics.is_pattern(spec.topic):
             return "dead_letter"
         group = received.headers.get("x-redrive-group")
         if group is not None and spec.group is not None and group != spec.group:
@@ -475,37 +450,37 @@ class Intake(Generic[T]):
 
     def _full(self) -> bool:
         """Whether the prefetch is full of messages that wait. Under the lock."""
-        full = self._schedule.waiting > 0 and len(self._schedule) >= self._plan.spec.prefetch
+        full = self._schedule.waiting > 0 and len(self._schedule) >= self.plan.spec.prefetch
         return full and not self._schedule.handed()
 
     def _note_stall(self, stalled: bool) -> None:
         if stalled == self._stalled:
             return
         self._stalled = stalled
-        self._plan.meter.stalled(self.topic, self._plan.broker.name, 1 if stalled else -1)
+        self.plan.meter.stalled(self.plan.topic, self.plan.broker.name, 1 if stalled else -1)
         if stalled:
             log.warning("%s takes no more: its prefetch of %d is full of messages that wait for another attempt",
-                        self.name, self._plan.spec.prefetch)  # fmt: skip
+                        self.plan.name, self.plan.spec.prefetch)  # fmt: skip
 
     def _confirm_by(self, timeout: float | None, confirm: bool = False) -> Deadline | None:
-        if not (confirm or self._plan.confirm):
+        if not (confirm or self.plan.confirm):
             return None
         return Deadline.after(CONFIRM_TIMEOUT if timeout is None else timeout)
 
     def _label(self, entry: Entry) -> str:
-        return self.short(entry.received.topic)
+        return self.plan.short(entry.received.topic)
 
     def _over(self) -> bool:
         return self._closed.is_set() or self._error is not None
 
     def _gone(self) -> BackendUnavailable:
-        return BackendUnavailable(f"subscription {self.name} is closed", code="closed", topic=self.topic)
+        return BackendUnavailable(f"subscription {self.plan.name} is closed", code="closed", topic=self.plan.topic)
 
     def check_usable(self) -> None:
         """Raise where it was inherited over a fork."""
         if self._forked:
             raise BackendUnavailable(
-                f"subscription {self.name} was inherited over a fork; subscribe again in this process",
+                f"subscription {self.plan.name} was inherited over a fork; subscribe again in this process",
                 code="forked",
-                topic=self.topic,
+                topic=self.plan.topic,
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from incident_messaging import topics
 from incident_messaging.backends.base import ConsumerSpec, MessageProducer
 from incident_messaging.config import MessagingBackend, RetryPolicy
 from incident_messaging.metrics import Meter
@@ -52,3 +53,22 @@ class Plan:
     burial_timeout: float
     meter: Meter
     threads: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name of the place on the broker, a Kafka ``group.id`` or a JetStream durable."""
+        return self.spec.name
+
+    @property
+    def group(self) -> str | None:
+        """The group; ``None`` for a broadcast."""
+        return self.spec.group
+
+    @property
+    def topic(self) -> str:
+        """The topic or pattern, without the prefix."""
+        return self.short(self.spec.topic)
+
+    def short(self, name: str) -> str:
+        """A broker's topic name without the prefix."""
+        return topics.short_name(self.prefix, name)

@@ -48,7 +48,7 @@ class Subscriber:
         maker = self._connections.broadcasts(plan.backend).reader if shared else plan.broker.consumer
         with self._lock:
             self._intakes.add(intake)
-            self._ended.pop(intake.name, None)
+            self._ended.pop(intake.plan.name, None)
         try:
             intake.open(maker(plan.spec, intake), deadline)
         except BaseException as error:
@@ -68,7 +68,7 @@ class Subscriber:
         """The subscriptions that ended by themselves, by name, and why."""
         with self._lock:
             errors = dict(self._ended)
-        errors |= {intake.name: intake.error for intake in self.intakes() if intake.error is not None}
+        errors |= {intake.plan.name: intake.error for intake in self.intakes() if intake.error is not None}
         return {name: str(error) for name, error in errors.items()}
 
     def stop(self) -> None:
@@ -85,7 +85,7 @@ class Subscriber:
 
         threads = []
         for intake in self.intakes():
-            name = f"incident-messaging-close-{intake.name}"
+            name = f"incident-messaging-close-{intake.plan.name}"
             thread = threading.Thread(target=close, args=(intake,), name=name, daemon=True)
             try:
                 thread.start()
@@ -135,4 +135,4 @@ class Subscriber:
         with self._lock:
             self._intakes.discard(intake)
             if intake.error is not None:
-                self._ended[intake.name] = intake.error
+                self._ended[intake.plan.name] = intake.error

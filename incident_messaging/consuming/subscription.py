@@ -30,22 +30,22 @@ class Subscription(Generic[T]):
     @property
     def name(self) -> str:
         """The name of its place on the broker, a Kafka ``group.id`` or a JetStream durable."""
-        return self._intake.name
+        return self._intake.plan.name
 
     @property
     def topic(self) -> str:
         """The topic or pattern, without the prefix."""
-        return self._intake.topic
+        return self._intake.plan.topic
 
     @property
     def backend(self) -> MessagingBackend:
         """The broker that it reads from."""
-        return self._intake.backend
+        return self._intake.plan.backend
 
     @property
     def group(self) -> str | None:
         """The group; ``None`` for a broadcast."""
-        return self._intake.group
+        return self._intake.plan.group
 
     @property
     def error(self) -> MessagingError | None:

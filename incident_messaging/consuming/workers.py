@@ -18,10 +18,6 @@ _FOREVER = Deadline(None)
 class Work(Protocol):
     """What there is to do: an `Intake`."""
 
-    @property
-    def name(self) -> str:
-        """The place's name, which the threads carry."""
-
     def step(self, hand: Hand, deadline: Deadline) -> bool:
         """Handle one message; false when there are no more."""
 
@@ -46,8 +42,9 @@ class _Worker:
 class Workers:
     """As many threads as the subscription's ``concurrency``, and one that watches their time."""
 
-    def __init__(self, work: Work, concurrency: int, handler_timeout: float | None) -> None:
+    def __init__(self, work: Work, name: str, concurrency: int, handler_timeout: float | None) -> None:
         self._work = work
+        self._name = name
         self._concurrency = concurrency
         self._handler_timeout = handler_timeout
         self._workers: list[_Worker] = []
@@ -59,7 +56,7 @@ class Workers:
         for _ in range(self._concurrency):
             self._add()
         if self._handler_timeout is not None:
-            name = f"incident-messaging-worker-{self._work.name}-watch"
+            name = f"incident-messaging-worker-{self._name}-watch"
             threading.Thread(target=self._watch, args=(self._handler_timeout,), name=name, daemon=True).start()
 
     def join(self, deadline: Deadline) -> list[str]:
@@ -89,7 +86,7 @@ class Workers:
             worker.done.set()
 
     def _add(self) -> None:
-        name = f"incident-messaging-worker-{self._work.name}-{self._started}"
+        name = f"incident-messaging-worker-{self._name}-{self._started}"
         self._started += 1
         worker = _Worker(self, name)
         self._workers.append(worker)
