@@ -41,7 +41,13 @@ class Event:
 
 
 class History:
-    """Events of any thread; with a file also of other processes, a line each, written before the call returns."""
+    """Events of any thread; with a file also of other processes, a line each, written before the call returns.
+
+    Attributes:
+        acknowledged: How many publishes were acknowledged, without a file.
+        stall: The longest time between two of them, in seconds.
+        overruns: Calls that ended later than they may.
+    """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -50,6 +56,7 @@ class History:
         self._events: list[Event] = []
         self.overruns: list[str] = []
         self.stall = 0.0
+        self.acknowledged = 0
         self._last_acknowledged: float | None = None
 
     def note(self, kind: str, message: str) -> None:
@@ -62,6 +69,7 @@ class History:
         with self._lock:
             self._events.append(event)
             if kind == "acknowledged":
+                self.acknowledged += 1
                 last, self._last_acknowledged = self._last_acknowledged, event.at
                 self.stall = max(self.stall, event.at - (last if last is not None else event.at))
 
