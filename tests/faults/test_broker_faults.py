@@ -12,7 +12,7 @@ from load import Publishers, all_handled, handlers, last
 from rigs import Rig
 from waiting import takes, until
 
-from incident_messaging import MessagingError, MessagingService, Timeout
+from incident_messaging import BackendUnavailable, MessagingError, MessagingService, Timeout
 
 NewService = Callable[..., MessagingService]
 
@@ -149,3 +149,26 @@ def test_futures_end_whatever_happens(rig: Rig, new_service: NewService) -> None
         if isinstance(outcome, Timeout) and not outcome.maybe_delivered
     }
     assert not certainly_not & stored, "said not to be delivered, and it was"
+
+
+def _hand_over(service: MessagingService, futures: list[Any]) -> None:
+    for number in range(1_000):
+        futures.append(service.publish_nowait("load", {"key": "k", "n": number, "body": "x" * 10_000}))
+
+
+@pytest.mark.parametrize("bound", [{"max_in_flight": 100}, {"max_in_flight_bytes": 300_000}])
+def test_a_producer_faster_than_its_broker_is_held_up(rig: Rig, new_service: NewService, bound: dict[str, int]) -> None:
+    service = new_service(publish_timeout_ms=20_000, **bound)
+    service.publish("load", {"key": "k", "n": -1, "body": ""})
+    rig.broker.freeze()
+    futures: list[Any] = []
+    with pytest.raises(BackendUnavailable) as full:
+        _hand_over(service, futures)
+    assert full.value.code == "window_full"
+    assert len(futures) == (100 if "max_in_flight" in bound else 29), "10,000 bytes and their envelope, 29 times"
+    with takes(at_least=0.3, at_most=1.5), pytest.raises(BackendUnavailable):
+        service.publish_nowait("load", {"key": "k", "n": -2, "body": "x" * 10_000}, block=0.3)
+    rig.broker.thaw()
+    assert all(future.result(25.0) for future in futures)
+    service.flush(5.0)
+    assert set(rig.stored("load")) == {f"k/{number}" for number in range(-1, len(futures))}
