@@ -37,7 +37,7 @@ napoleon_use_ivar = True
 
 # Names outside the package are not looked up: the build needs no network. Type variables have no page.
 nitpick_ignore_regex = [
-    (r"py:class", r"incident_messaging\.consuming\.options\.\w+Options"),
+    (r"py:class", r"incident_messaging\.consuming\.(options\.\w+Options|letters\.Choice)"),
     (r"py:obj", r"open|jump"),
     (r"py:.*", r"(?!incident_messaging\b)\w+(\.\w+)+"),
     (r"py:.*", r"([TUFM]|.*\.[TUFM])"),

@@ -57,6 +57,11 @@ def _checked(prefix: str, topic: str, allowed: re.Pattern[str], words: str) -> s
     return name
 
 
+def is_name(name: str) -> bool:
+    """Whether a name, prefix included, is one that `full_name` would let through."""
+    return len(name) <= MAX_LENGTH and _NAME.fullmatch(name) is not None
+
+
 def short_name(prefix: str, name: str) -> str:
     """A broker's name without the prefix: what users, metrics and errors see."""
     return name[len(prefix) + 1 :] if prefix and name.startswith(f"{prefix}.") else name

@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Unpack
 
 import attrs
 
@@ -21,8 +20,7 @@ from incident_messaging.backends.base import Archive
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
 from incident_messaging.consuming.graves import kept_headers, redrive_id
-from incident_messaging.consuming.letters import DeadLetter, Filter, kept_text, read_letter
-from incident_messaging.consuming.options import backend_of
+from incident_messaging.consuming.letters import Choice, DeadLetter, Filter, kept_text, read_letter
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.metrics import Meter
@@ -67,13 +65,13 @@ class _Found:
 class DeadLetters:
     """See `MessagingService.dead_letters`. Every call may be made from any thread, and blocks.
 
-    All calls take the same filters: ``topic`` (the original one, without prefix; a wildcard is allowed),
+    All calls choose by the same keywords: ``topic`` (the original one, without prefix; a wildcard is allowed),
     ``exception`` (a class, with or without its module), ``group``, ``since`` (given up at that time or later, an
     aware datetime), ``limit`` (how many at most) and ``backend`` (which of two brokers; ``None`` is every one).
 
     Raises:
         BackendUnavailable: Disabled or closed.
-        ConfigurationError: A filter is not allowed, or nothing keeps dead letters here (core NATS).
+        ConfigurationError: A keyword is not allowed, or nothing keeps dead letters here (core NATS).
         ConnectionFailed: No broker has ever answered.
         Timeout: A broker has stopped answering.
         SubscribeFailed: A broker does not allow to look (``denied``).
@@ -86,37 +84,22 @@ class DeadLetters:
         self._topic = topics.full_name(config.topic_prefix, config.dlq_topic)
         self._patience = config.subscribe_timeout_ms / 1000
 
-    def list(
-        self,
-        *,
-        topic: str | None = None,
-        exception: str | None = None,
-        group: str | None = None,
-        since: datetime | None = None,
-        limit: int | None = None,
-        backend: MessagingBackend | str | None = None,
-    ) -> Iterator[DeadLetter]:
-        """The dead letters that are there now, read as they are asked for; errors as the class."""
-        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
-        outlets = self._outlets(backend)
-        _check_limit(limit)
-        return (found.letter for found in islice(self._all(outlets, wanted), limit))
+    def list(self, **choice: Unpack[Choice]) -> Iterator[DeadLetter]:
+        """The dead letters that are there now, read as they are asked for; keywords and errors as the class."""
+        wanted = Filter.of(choice)
+        outlets = self._outlets(wanted)
+        return (found.letter for found in islice(self._all(outlets, wanted), wanted.limit))
 
     def redrive(
         self,
         *,
-        topic: str | None = None,
-        exception: str | None = None,
-        group: str | None = None,
-        since: datetime | None = None,
-        limit: int | None = None,
-        backend: MessagingBackend | str | None = None,
         to: MessagingBackend | str | None = None,
         every_group: bool = False,
         max_redrives: int = 2,
         rate: float | None = None,
         dry_run: bool = False,
         progress: Callable[[DeadLetterReport], object] | None = None,
+        **choice: Unpack[Choice],
     ) -> DeadLetterReport:
         """Put dead letters back on their own topic, for the group that gave them up.
 
@@ -125,41 +108,30 @@ class DeadLetters:
         at worst.
 
         Args:
-            topic: See the class, as for the next five.
-            exception: See the class.
-            group: See the class.
-            since: See the class.
-            limit: See the class.
-            backend: See the class.
             to: The broker to put them on, of two; ``None`` is where each lies.
             every_group: Whether all groups are to handle it again, not only the one that gave it up.
             max_redrives: One that was put back so often already is left.
             rate: How many a second at most; ``None`` is as fast as it goes.
             dry_run: Only count.
             progress: Called after each chunk with the report so far.
+            choice: The keywords of the class.
 
         Raises:
             MessagingError: As the class; what single messages met is in the report.
         """
-        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
-        _check_limit(limit)
+        wanted = Filter.of(choice)
         if rate is not None and not Deadline.seconds(rate, "rate"):
             raise ConfigurationError(f"rate {rate!r} is not allowed: more than 0 a second")
         target = self._connections.outlet(self._connections.chosen(to)[0]) if to is not None else None
         job = _Redrive(self, target, every_group=every_group, most=max_redrives, rate=rate)
-        return self._run(job, wanted, limit, backend, dry_run=dry_run, progress=progress)
+        return self._run(job, wanted, dry_run=dry_run, progress=progress)
 
     def purge(
         self,
         *,
-        topic: str | None = None,
-        exception: str | None = None,
-        group: str | None = None,
-        since: datetime | None = None,
-        limit: int | None = None,
-        backend: MessagingBackend | str | None = None,
         dry_run: bool = False,
         progress: Callable[[DeadLetterReport], object] | None = None,
+        **choice: Unpack[Choice],
     ) -> DeadLetterReport:
         """Throw dead letters away.
 
@@ -167,21 +139,14 @@ class DeadLetters:
         shown any more, and deleted once all before them are gone.
 
         Args:
-            topic: See the class, as for the next five.
-            exception: See the class.
-            group: See the class.
-            since: See the class.
-            limit: See the class.
-            backend: See the class.
             dry_run: Only count.
             progress: Called after each chunk with the report so far.
+            choice: The keywords of the class.
 
         Raises:
             MessagingError: As the class.
         """
-        wanted = Filter(topic=topic, exception=exception, group=group, since=since)
-        _check_limit(limit)
-        return self._run(_Purge(), wanted, limit, backend, dry_run=dry_run, progress=progress)
+        return self._run(_Purge(), Filter.of(choice), dry_run=dry_run, progress=progress)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -206,10 +171,10 @@ class DeadLetters:
         """One was put back."""
         self._meter.redriven(letter.topic or "", letter.backend.value)
 
-    def _outlets(self, backend: MessagingBackend | str | None) -> Sequence[Outlet]:
+    def _outlets(self, wanted: Filter) -> Sequence[Outlet]:
         if not self._config.enabled:
             raise BackendUnavailable("Messaging disabled", code="disabled")
-        return [self._connections.outlet(one) for one in self._connections.chosen(backend_of(backend))]
+        return [self._connections.outlet(one) for one in self._connections.chosen(wanted.backend)]
 
     def _archive(self, outlet: Outlet) -> Archive:
         outlet.broker.connect(Deadline.after(self._config.connect_timeout_ms / 1000))
@@ -230,17 +195,15 @@ class DeadLetters:
         self,
         job: _Redrive | _Purge,
         wanted: Filter,
-        limit: int | None,
-        backend: MessagingBackend | str | None,
         *,
         dry_run: bool,
         progress: Callable[[DeadLetterReport], object] | None,
     ) -> DeadLetterReport:
         report = DeadLetterReport(dry_run=dry_run)
-        for outlet in self._outlets(backend):
+        for outlet in self._outlets(wanted):
             with closing(self._archive(outlet)) as archive:
                 found = self._matching(archive, outlet, wanted)
-                left = None if limit is None else limit - report.matched
+                left = None if wanted.limit is None else wanted.limit - report.matched
                 for chunk in _chunks(islice(found, left)):
                     report = self._step(job, archive, outlet, chunk, report)
                     if progress is not None:
@@ -298,6 +261,8 @@ class _Redrive:
     def refuses(self, letter: DeadLetter) -> str | None:
         if letter.original_topic is None:
             return "no x-dlq-original-topic: it was not given up by this SDK"
+        if not topics.is_name(letter.original_topic):  # whoever wrote it, it goes into a command to the broker
+            return "x-dlq-original-topic is no topic's name"
         if letter.redrive_count >= self._most:
             return f"redriven {letter.redrive_count} times already"
         return None
@@ -337,11 +302,6 @@ class _Redrive:
             dedup_id=redrive_id(letter.group or "", letter.original, count),
             reserve=0,
         )
-
-
-def _check_limit(limit: Any) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise ConfigurationError(f"limit {limit!r} is not allowed: a whole number from 0")
 
 
 def _chunks(found: Iterator[_Found]) -> Iterator[list[_Found]]:

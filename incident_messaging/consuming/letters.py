@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TypedDict
 
 import attrs
 
@@ -11,6 +12,7 @@ from incident_messaging import topics
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import REPEATED
 from incident_messaging.consuming.graves import is_kept
+from incident_messaging.consuming.options import backend_of
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.forms import parse_rfc3339
 from incident_messaging.record import Position, Received
@@ -57,33 +59,72 @@ class DeadLetter:
     position: Position
 
 
-@attrs.frozen(kw_only=True)
-class Filter:
-    """Which dead letters are meant.
+class Choice(TypedDict, total=False):
+    """Which dead letters a call means, and how many of them.
 
-    Raises:
-        ConfigurationError: A filter is not allowed.
+    Attributes:
+        topic: The original topic, without prefix; a wildcard is allowed.
+        exception: The class of what the last attempt raised, with or without its module.
+        group: Who gave it up.
+        since: Given up at that time or later, an aware datetime.
+        limit: How many at most.
+        backend: Which of two brokers; ``None`` is every one.
     """
 
     topic: str | None
     exception: str | None
     group: str | None
     since: datetime | None
+    limit: int | None
+    backend: MessagingBackend | str | None
+
+
+def _is_aware(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@attrs.frozen(kw_only=True)
+class Filter:
+    """A `Choice`, checked.
+
+    Raises:
+        ConfigurationError: A part of it is not allowed.
+    """
+
+    topic: str | None = None
+    exception: str | None = None
+    group: str | None = None
+    since: datetime | None = None
+    limit: int | None = None
+    backend: MessagingBackend | None = attrs.field(default=None, converter=backend_of)
 
     def __attrs_post_init__(self) -> None:
         if self.topic is not None:
             topics.full_pattern("", self.topic)
-        if self.since is not None and (not isinstance(self.since, datetime) or self.since.tzinfo is None):
+        if self.since is not None and not _is_aware(self.since):
             raise ConfigurationError(f"since {self.since!r} is not allowed: an aware datetime")
+        if self.limit is not None and not _is_count(self.limit):
+            raise ConfigurationError(f"limit {self.limit!r} is not allowed: a whole number from 0")
+
+    @classmethod
+    def of(cls, choice: Choice) -> Filter:
+        """The filter that a call's keywords describe."""
+        unknown = sorted(set(choice) - Choice.__annotations__.keys())
+        if unknown:
+            names = ", ".join(Choice.__annotations__)
+            raise ConfigurationError(f"dead letters are not chosen by {', '.join(unknown)}, but by {names}")
+        return cls(**choice)
 
     def takes(self, letter: DeadLetter) -> bool:
         """Whether a letter is one of them."""
         if self.topic is not None and not topics.regex(self.topic).fullmatch(letter.topic or ""):
             return False
-        if self.exception is not None and self.exception not in (
-            letter.exception_type,
-            letter.exception_type.rpartition(".")[2],
-        ):
+        names = (letter.exception_type, letter.exception_type.rpartition(".")[2])
+        if self.exception is not None and self.exception not in names:
             return False
         if self.group is not None and letter.group != self.group:
             return False

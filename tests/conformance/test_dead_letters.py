@@ -180,6 +180,17 @@ def test_what_somebody_else_put_there_is_shown_and_left(bench: Bench) -> None:
     assert letters.purge().done == 1
 
 
+@keeps
+@pytest.mark.parametrize("name", ["a b", "a\r\nPUB x 1", "a.*", "a..b", ">", "x" * 250])
+def test_a_letter_that_names_no_topic_is_not_put_back(bench: Bench, name: str) -> None:
+    bench.service.subscribe("orders", group="g").close()  # the place of the dead letters is made with it
+    bench.write("dead-letter", b"{}", x_dlq_original_topic=name.replace("\r\n", "%0D%0A"))
+    letters = bench.service.dead_letters
+    assert until(lambda: len(list(letters.list())) == 1)
+    report = letters.redrive()
+    assert (report.done, dict(report.skipped)) == (0, {"x-dlq-original-topic is no topic's name": 1})
+
+
 @pytest.mark.parametrize(
     ("call", "names"),
     [
@@ -187,6 +198,7 @@ def test_what_somebody_else_put_there_is_shown_and_left(bench: Bench) -> None:
         (lambda letters: letters.list(topic="a b"), "topic"),
         (lambda letters: letters.list(limit=-1), "limit"),
         (lambda letters: letters.redrive(rate=0), "rate"),
+        (lambda letters: letters.purge(topics="orders"), "topics"),
         (lambda letters: letters.list(backend="carrier pigeon"), "backend"),
     ],
 )
