@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from incident_messaging import lifecycle
 from incident_messaging.backends import make
@@ -26,7 +26,8 @@ LOOK_EVERY = 1.0
 class Connections:
     """One broker object for each backend in use, with its window and its shared broadcasts."""
 
-    def __init__(self, config: MessagingConfig, meter: Meter, timer: CallbackThread) -> None:
+    def __init__(self, config: MessagingConfig, meter: Meter, timer: CallbackThread, used: Callable[[], None]) -> None:
+        self._used = used
         self._config = config
         self._meter = meter
         self._timer = timer
@@ -72,6 +73,7 @@ class Connections:
                 raise BackendUnavailable("the messaging service is closed", code="closed")
             if backend not in self._outlets:
                 if not self._outlets:
+                    self._used()  # what it is handed must be sent at the end, also where nobody holds it
                     lifecycle.closes_at_exit()
                     self._timer.submit(self._look_again, LOOK_EVERY)
                 window = Window(self._config.max_in_flight, self._config.max_in_flight_bytes)

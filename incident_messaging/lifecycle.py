@@ -40,6 +40,7 @@ class Service(Protocol):
 IMPORTING = threading.RLock()
 
 _services: weakref.WeakSet[Any] = weakref.WeakSet()
+_used: set[Any] = set()
 _registry_lock = threading.Lock()
 _held: list[Any] = []
 
@@ -48,6 +49,18 @@ def watch(service: Service) -> None:
     """Take a service into care, from its construction on."""
     with _registry_lock:
         _services.add(service)
+
+
+def hold(service: Service) -> None:
+    """Keep a service that has connections alive until it is closed: what it was handed is to be sent at the end."""
+    with _registry_lock:
+        _used.add(service)
+
+
+def let_go(service: Service) -> None:
+    """A service is closed."""
+    with _registry_lock:
+        _used.discard(service)
 
 
 def closes_at_exit() -> None:

@@ -31,9 +31,16 @@ class Position:
     stream: str | None = None
     sequence: int | None = None
 
+    @property
+    def has_place(self) -> bool:
+        """Whether it names a place; core NATS keeps nothing, and so has none."""
+        return self.stream is not None or self.partition is not None
+
     def __str__(self) -> str:
         if self.stream is not None:
             return f"{self.stream}-{self.sequence}"
+        if not self.has_place:
+            return str(self.topic)
         return f"{self.topic}-{self.partition}-{self.offset}"
 
 

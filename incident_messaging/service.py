@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
+from functools import partial
 from types import UnionType
 from typing import Any, TypeVar, Unpack, cast, overload
 
@@ -96,9 +97,11 @@ class MessagingService:
         """What belongs to one process: made anew in a forked child."""
         self.lock = threading.RLock()
         self._closed = False
+        self._finishing = threading.Lock()
+        self._finished = False
         self._callbacks = CallbackThread("incident-messaging-callbacks")
         self._timer = CallbackThread("incident-messaging-timer")
-        self._connections = Connections(self._config, self._meter, self._timer)
+        self._connections = Connections(self._config, self._meter, self._timer, partial(lifecycle.hold, self))
         self._places = OpenPlaces(self._timer)
         self._publisher = Publisher(
             self._config, self._codec, self._connections, self._meter, self._timer, self._callbacks
@@ -518,7 +521,7 @@ class MessagingService:
         ages = [age for intake in self._subscriber.intakes() if (age := intake.oldest_age()) is not None]
         ended = self._subscriber.ended()
         backends = {backend.value: self._connections.status(backend) for backend in self._connections.backends}
-        used = any(status.state != "new" for status in backends.values())
+        used = any(status.state != "new" or status.error for status in backends.values())
         return Health(
             ok=not self._closed and not ended and (self.is_connected or not used),
             backends=backends,
@@ -546,9 +549,19 @@ class MessagingService:
             return []
         deadline = Deadline.after(timeout)
         with self.lock:
-            if self._closed:
-                return []
             self._closed = True
+        if not self._finishing.acquire(timeout=deadline.left() or 0.0):
+            return ["the service is being closed by another thread"]
+        try:
+            if self._finished:
+                return []
+            left = self._finish(deadline)
+            self._finished = True
+            return left
+        finally:
+            self._finishing.release()
+
+    def _finish(self, deadline: Deadline) -> list[str]:
         left = self._subscriber.close(deadline)
         left += self._connections.close(deadline)
         self._timer.close(deadline)
@@ -556,6 +569,7 @@ class MessagingService:
             left.append("a callback of a future is still running")
         for words in left:
             log.error("close: %s", words)
+        lifecycle.let_go(self)
         return left
 
     def __enter__(self) -> MessagingService:

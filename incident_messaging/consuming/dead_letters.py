@@ -288,6 +288,7 @@ class _Redrive:
     def _record(self, found: _Found, target: Outlet, source: Outlet) -> Record:
         letter, received = found.letter, found.received
         assert letter.original_topic is not None
+        at = letter.original if letter.original.has_place else letter.position
         count = letter.redrive_count + 1
         headers = {"x-redrive-count": str(count)}
         if letter.group and not self._every_group:
@@ -299,7 +300,7 @@ class _Redrive:
             key=letter.key,
             headers=headers if same else kept_text(received) | headers,
             raw_headers=kept_headers(received.raw_headers) if same else (),
-            dedup_id=redrive_id(letter.group or "", letter.original, count),
+            dedup_id=redrive_id(letter.group or "", at, count),
             reserve=0,
         )
 

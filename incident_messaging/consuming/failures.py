@@ -111,13 +111,10 @@ class Failures:
         if delay is not None:
             self._plan.meter.retried(topic, backend)
         if isinstance(error, SerializationError) and not self._gives_up:
-            self._end(
-                ConsumeFailed(
-                    f"message at {entry.received.position} cannot be decoded, and enable_dlq is False: {error}",
-                    code="undecodable",
-                    backend=backend,
-                )
-            )
+            text = f"message at {entry.received.position} cannot be decoded, and enable_dlq is False: {error}"
+            failed = ConsumeFailed(text, code="undecodable", backend=backend)
+            failed.__cause__ = error
+            self._end(failed)
         elif self._plan.dead_letters or self._plan.group is None:
             what = "given up" if delay is None else f"again in {delay:.1f} s"
             at = entry.received.position
@@ -145,7 +142,6 @@ class Failures:
             grave.record = dead_letter(
                 entry.received, grave, topic=plan.dlq_topic, group=self._plan.group or "", backend=plan.broker.name
             )
-        grave.tries += 1
         plan.broker.send(
             grave.record,
             Deadline.after(plan.burial_timeout),
@@ -167,7 +163,8 @@ class Failures:
         if error is None:
             self._plan.meter.buried(self._label(entry), self._plan.broker.name)
             self._acknowledge(entry)
-        elif smaller is None and entry.grave.tries == 1:
+        elif smaller is None and not entry.grave.told:
+            entry.grave.told = True
             log.error("%s: a dead letter could not be stored, its original stays: %s", self._plan.name, error)
 
     def wake(self) -> None:

@@ -23,7 +23,7 @@ class Grave:
 
     Attributes:
         record: The dead letter, once made; it may be shed of what does not fit.
-        tries: How often it was sent.
+        told: Whether it was said that it cannot be stored.
     """
 
     type: str
@@ -31,7 +31,7 @@ class Grave:
     stack: str
     attempts: int
     record: Record | None = None
-    tries: int = 0
+    told: bool = False
 
     @classmethod
     def of(cls, error: BaseException, attempts: int) -> Grave:
@@ -66,6 +66,7 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         backend: The broker's short name.
     """
     redriven = received.headers.get("x-redrive-count", "0")
+    position = received.position
     headers = {
         "x-dlq-original-topic": received.topic,
         **_place(received),
@@ -83,7 +84,7 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         body=received.body or b"",
         key=received.key,
         headers=headers,
-        dedup_id=_identity(group, received.position),
+        dedup_id=_identity(group, position) if position.has_place else f"dlq:{group}:{received.fallback_id}",
         raw_headers=kept_headers(received.raw_headers),
         reserve=0,
     )
@@ -107,6 +108,8 @@ def _place(received: Received) -> Mapping[str, str]:
     position = received.position
     if position.stream is not None:
         return {"x-dlq-original-stream": position.stream, "x-dlq-original-sequence": str(position.sequence)}
+    if not position.has_place:
+        return {}  # core NATS keeps nothing: there is no place to name
     return {
         "x-dlq-original-partition": str(position.partition),
         "x-dlq-original-offset": str(position.offset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -84,7 +85,10 @@ def _is_start(value: object) -> bool:
 
 #: What each option may be by itself, in code and in words.
 _ALLOWED: Mapping[str, tuple[Callable[[Any], object], str]] = {
-    "callback": (lambda value: value is None or callable(value), "a function of a Delivery, or None"),
+    "callback": (
+        lambda value: value is None or (callable(value) and not inspect.iscoroutinefunction(value)),
+        "a plain function of a Delivery (no coroutine function), or None",
+    ),
     "group": (lambda value: value is None or (isinstance(value, str) and value.strip()), "a name that is not empty"),
     "broadcast": (lambda value: isinstance(value, bool), "True or False"),
     "start": (_is_start, "None, 'earliest', 'latest', an aware datetime or a Position"),

@@ -35,7 +35,7 @@ class Subscriber:
         self._meter = meter
         self._lock = lock
         self._intakes: set[Intake[Any]] = set()
-        self._ended: dict[str, MessagingError] = {}
+        self._ended: dict[str, tuple[str, MessagingError]] = {}  # with its place, which a new one takes
         self.threads = True
 
     def subscribe(
@@ -48,7 +48,8 @@ class Subscriber:
         maker = self._connections.broadcasts(plan.backend).reader if shared else plan.broker.consumer
         with self._lock:
             self._intakes.add(intake)
-            self._ended.pop(intake.plan.name, None)
+            place = _place(intake.plan)
+            self._ended = {name: ended for name, ended in self._ended.items() if ended[0] != place}
         try:
             intake.open(maker(plan.spec, intake), deadline)
         except BaseException as error:
@@ -67,7 +68,7 @@ class Subscriber:
     def ended(self) -> dict[str, str]:
         """The subscriptions that ended by themselves, by name, and why."""
         with self._lock:
-            errors = dict(self._ended)
+            errors = {name: error for name, (_, error) in self._ended.items()}
         errors |= {intake.plan.name: intake.error for intake in self.intakes() if intake.error is not None}
         return {name: str(error) for name, error in errors.items()}
 
@@ -135,4 +136,9 @@ class Subscriber:
         with self._lock:
             self._intakes.discard(intake)
             if intake.error is not None:
-                self._ended[intake.plan.name] = intake.error
+                self._ended[intake.plan.name] = (_place(intake.plan), intake.error)
+
+
+def _place(plan: Plan) -> str:
+    """What the next subscription of its kind takes over; a broadcast's own name is another each time."""
+    return plan.name if plan.group is not None else f"broadcast of {plan.topic} on {plan.backend.value}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import nats
 import pytest
 from nats_kit import PATIENCE, Outcomes, Reader, api, fails, in_time, publish, record
 from waiting import takes, until
@@ -330,3 +332,28 @@ def test_a_call_on_the_loops_own_thread_raises_at_once(broker: NatsBroker, prefi
     assert until(lambda: caught, PATIENCE)
     assert isinstance(caught[0], BackendUnavailable)
     assert caught[0].code == "loop_thread"
+
+
+def test_a_core_subscriber_does_not_stand_in_for_a_stream(broker: NatsBroker, nats_server: Any, prefix: str) -> None:
+    """Whoever listens on the subject is a responder to the server, which then does not say that there is no stream."""
+
+    async def listen(done: asyncio.Event, ready: threading.Event) -> None:
+        client = await nats.connect(nats_server.url, allow_reconnect=False)
+        await client.subscribe(f"{prefix}.>")
+        await client.flush()
+        ready.set()
+        await done.wait()
+        await client.close()
+
+    loop, done, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(listen(done, ready),))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        (position,) = publish(broker, f"{prefix}.orders", [1])
+        assert position is not None
+        assert position.stream == prefix.upper()
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+        loop.close()

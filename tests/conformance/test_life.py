@@ -10,7 +10,7 @@ import pytest
 from bench import PATIENCE, Bench, Seen
 from waiting import takes, until
 
-from incident_messaging import MESSAGING_METRICS, BackendUnavailable, Delivery, MessagingService
+from incident_messaging import MESSAGING_METRICS, BackendUnavailable, ConfigurationError, Delivery, MessagingService
 
 needs = pytest.mark.needs
 
@@ -167,3 +167,29 @@ def test_a_service_in_a_with_statement_connects_and_closes(bench: Bench) -> None
     with MessagingService(bench.service.config) as service:
         assert service.is_connected
     assert not service.is_connected
+
+
+def test_a_second_close_waits_for_the_first(bench: Bench, later: Any) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(delivery: Delivery[Any]) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    service = bench.service
+    service.subscribe("orders", group="g", callback=hold)
+    bench.publish("orders", [1])
+    assert begun.wait(PATIENCE)
+    later(lambda: service.close(PATIENCE))
+    assert until(lambda: service._closed)
+    assert service.close(0.2) == ["the service is being closed by another thread"]
+    go_on.set()
+    assert service.close(PATIENCE) == []
+
+
+def test_a_coroutine_function_is_no_callback(bench: Bench) -> None:
+    async def handle(delivery: Delivery[Any]) -> None:
+        raise AssertionError("nobody awaits it")
+
+    with pytest.raises(ConfigurationError, match="no coroutine function"):
+        bench.service.subscribe("orders", callback=handle)

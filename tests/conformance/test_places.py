@@ -234,6 +234,8 @@ def test_a_slow_reader_is_ended_and_the_others_are_not(bench: Bench) -> None:
     health = bench.service.health()
     assert not health.ok
     assert slow.name in health.ended
+    bench.service.subscribe("orders", broadcast=True)
+    assert bench.service.health().ok, "a new broadcast takes the ended one's place"
 
 
 def test_a_broadcast_counts_failures_and_buries_nothing(bench: Bench) -> None:

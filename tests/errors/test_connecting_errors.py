@@ -124,3 +124,16 @@ def test_kafka_without_tls_is_refused(provoked: Provoked, service_on: Make, kafk
     service = service_on(backend="kafka", kafka={"bootstrap_servers": address, "enable_ssl": True})
     with provoked("TLS", address, within=5.0):
         service.connect(5.0)
+
+
+@pytest.mark.parametrize("delivery", ["jetstream", "core"])
+def test_health_says_that_nobody_answers(service_on: Make, delivery: str) -> None:
+    service = service_on(backend="nats", nats={"servers": [f"nats://127.0.0.1:{free_port()}"], "delivery": delivery})
+    assert service.health().ok, "nobody has asked for a connection"
+    for call in (lambda: service.publish("orders", {}), lambda: service.subscribe("orders")):
+        with pytest.raises(ConnectionFailed):
+            call()
+    health = service.health()
+    assert not health.ok
+    assert "connection refused" in str(health.backends["nats"].error)
+    assert health.ended == {}, "a subscription that never began has not ended"

@@ -100,6 +100,17 @@ assert service.close() == []
 )
 
 
+IN_A_FUNCTION = """
+import json, sys
+from incident_messaging import MessagingConfig, MessagingService
+def main():
+    service = MessagingService(MessagingConfig.from_mapping(json.loads(sys.argv[1])))
+    for number in range(3_000):
+        service.publish_nowait("load", {"key": "k", "n": number}, key="k")
+main()
+"""
+
+
 @contextmanager
 def process(code: str, rig: Rig, file: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     here = str(Path(__file__).parent)
@@ -153,6 +164,14 @@ def test_forks_under_load(rig: Rig, new_service: NewService, tmp_path: Path) -> 
     stored = [name for name in rig.stored("load") if name != "q/0"]
     judge(history, stored).require(again=0)
     assert len([name for name in stored if name.startswith("child")]) == 13, "two of three children published"
+
+
+def test_what_a_service_without_a_name_was_handed_is_sent_at_the_end(rig: Rig) -> None:
+    """The service goes out of scope with its function; the interpreter ends before its broker has all."""
+    command = [sys.executable, "-c", IN_A_FUNCTION, json.dumps(rig.settings)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stderr == ""
+    assert len(set(rig.stored("load"))) == 3_000
 
 
 def test_ctrl_c_at_any_moment_loses_nothing(rig: Rig, new_service: NewService) -> None:

@@ -49,9 +49,9 @@ class NatsBroker(MessageProducer):
         self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, _refuse)
         settling: Mailbox[Settling] = self._loop.mailbox(_settle, _ignore)
         self._tools = Tools(config, self._loop, self._connection, api, streams, settling)
-        self._lock = threading.Lock()
         self._closed = False
-        self._ended = threading.Event()
+        self._finishing = threading.Lock()  # held by whoever closes
+        self._finished = False
 
     def connect(self, deadline: Deadline) -> None:
         """See `MessageProducer.connect`."""
@@ -81,15 +81,20 @@ class NatsBroker(MessageProducer):
 
     def close(self, deadline: Deadline) -> int:
         """See `MessageProducer.close`."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        if not first:
-            self._ended.wait(deadline.left())
-            return 0
+        self._closed = True
+        left = deadline.left()
+        if not self._finishing.acquire(timeout=-1 if left is None else left):
+            return 0  # by another thread, which counts
+        try:  # a Ctrl-C in here leaves the rest to the next call
+            return 0 if self._finished else self._finish(deadline)
+        finally:
+            self._finishing.release()
+
+    def _finish(self, deadline: Deadline) -> int:
         left = self._farewell(deadline) if self._loop.started else 0
         self._loop.stop(Deadline.after(deadline.wait(_FAREWELL_SECS) + 0.3))
         self._connection.state = "closed"
-        self._ended.set()
+        self._finished = True
         return left
 
     def _farewell(self, deadline: Deadline) -> int:

@@ -27,6 +27,8 @@ _BACKLOG = 8
 class CorePublisher(Publisher):
     """A record is done when the server has read it; what a broken connection swallowed is not sent again."""
 
+    _wants_stream = False
+
     def up(self) -> None:
         """Send what was never sent."""
         self._send([number for number, pending in self._pending.items() if not pending.sent])
@@ -67,6 +69,7 @@ class CoreConsumer(MessageConsumer):
         self._missed = 0
         self._sid: int | None = None
         self._over = False
+        self._ready = False
 
     def open(self, deadline: Deadline) -> None:
         """See `MessageConsumer.open`."""
@@ -104,6 +107,7 @@ class CoreConsumer(MessageConsumer):
             while not self._over:
                 await connection.until_up()
                 if await connection.barrier() and not self._over:
+                    self._ready = True
                     return
         except BaseException:
             await self._close()
@@ -125,7 +129,7 @@ class CoreConsumer(MessageConsumer):
             self._miss()
             return
         message = received(subject, headers, body, None, time.time())
-        if message.fallback_id == subject:
+        if message.fallback_id == str(message.position):
             message.fallback_id = os.urandom(16).hex()
         self._backlog.append(message)
         if not self._handing_over:
@@ -175,4 +179,5 @@ class CoreConsumer(MessageConsumer):
         """The subscription is over with the connection."""
         if not self._over:
             self._over = True
-            self._sink.ended(error)
+            if self._ready:  # else whoever opens it is told
+                self._sink.ended(error)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from incident_messaging.backends.base import Done
 from incident_messaging.backends.nats.connection import Connection
-from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
+from incident_messaging.backends.nats.streams import DENIED, ApiError, NoCover, Streams
 from incident_messaging.backends.nats.wire import acknowledgement, encode_headers, publish_command, status_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import (
@@ -57,6 +57,9 @@ class Publisher:
     their order, under the same id, which the server knows when it has stored them already.
     """
 
+    #: Whether a record goes out only where a stream keeps it.
+    _wants_stream = True
+
     def __init__(self, connection: Connection, streams: Streams, patience: float) -> None:
         self._connection = connection
         self._patience = patience
@@ -66,6 +69,9 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._held: set[str] = set()
+        #: Topics that a stream is known to keep. Where there is none, silence proves nothing: a core
+        #: subscriber on the subject is a responder, too, so that the server does not say 503.
+        self._homes: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
@@ -135,7 +141,10 @@ class Publisher:
         commands = []
         for number in numbers:
             pending = self._pending[number]
-            if pending.record.topic in self._held:
+            topic = pending.record.topic
+            if topic not in self._held and self._wants_stream and topic not in self._homes:
+                self._seek(topic, 0.0, refused=False)
+            if topic in self._held:
                 continue
             command = self._command(number, pending.record)
             if command is not None:
@@ -195,14 +204,17 @@ class Publisher:
         Where there is one all the same, it has no leader just now (a cluster that lost a node).
         """
         topic = pending.record.topic
-        if topic in self._held:
-            return
+        if topic not in self._held:
+            self._homes.discard(topic)
+            self._seek(topic, _PAUSE if pending.rehomed else 0.0, refused=True)
+
+    def _seek(self, topic: str, pause: float, *, refused: bool) -> None:
         self._held.add(topic)
-        task = asyncio.get_running_loop().create_task(self._find_home(topic, _PAUSE if pending.rehomed else 0.0))
+        task = asyncio.get_running_loop().create_task(self._find_home(topic, pause, refused=refused))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _find_home(self, topic: str, pause: float) -> None:
+    async def _find_home(self, topic: str, pause: float, *, refused: bool) -> None:
         await asyncio.sleep(pause)
         error: MessagingError | None = None
         try:
@@ -213,9 +225,11 @@ class Publisher:
             error = PublishFailed(str(exc), code="no_stream", backend="nats")
             error.__cause__ = exc
         except ApiError as exc:
+            # Who may publish need not be allowed to ask; where nobody has refused the record, send it.
             text = f"no stream covers {topic}, and JetStream refused to say more: {exc}"
-            error = PublishFailed(text, code="no_stream", backend="nats")
-            error.__cause__ = exc
+            if refused or exc.code != DENIED:
+                error = PublishFailed(text, code="no_stream", backend="nats")
+                error.__cause__ = exc
         except MessagingError as exc:
             error = exc
         if topic not in self._held:
@@ -226,8 +240,9 @@ class Publisher:
             for number in numbers:
                 self._end(number, error=error)
             return
+        self._homes.add(topic)
         for number in numbers:
-            self._pending[number].rehomed = True
+            self._pending[number].rehomed = refused
         self._send(numbers)
 
     # -- deadlines ------------------------------------------------------------------------------------------
@@ -254,6 +269,9 @@ class Publisher:
             return _unknown(pending)
         if not self._connection.ever:
             return self._connection.failed("no answer in time")
+        if self._connection.online:
+            text = f"{pending.record.topic}: JetStream did not say in time where it is kept; not sent"
+            return Timeout(text, backend="nats")
         return Timeout(
             f"{pending.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
             backend="nats",
