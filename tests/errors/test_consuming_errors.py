@@ -17,6 +17,7 @@ from incident_messaging import (
     ConsumeFailed,
     Delivery,
     IncidentCreated,
+    Reject,
     RetryPolicy,
     SubscribeFailed,
 )
@@ -95,6 +96,44 @@ def test_a_durable_that_is_gone(provoked: Provoked, on_nats: Make, prefix: str, 
         while True:
             subscription.next(PATIENCE)
     assert subscription.name in service.health().ended
+
+
+@row(ConsumeFailed, "lost_place")
+def test_messages_that_a_connected_member_never_got(
+    provoked: Provoked, on_nats: Make, prefix: str, jetstream: Any
+) -> None:
+    """The server moves the durable past what is purged, and says nothing."""
+    service = on_nats()
+    subscription = service.subscribe("orders", group="g", prefetch=1)
+    service.publish_batch("orders", [{"n": n} for n in range(10)])
+    assert subscription.next(PATIENCE) is not None
+    jetstream(lambda js: js.purge_stream(prefix.upper()))
+    service.publish("orders", {"n": 100})
+    with provoked("lost its place", "messages were deleted unread", within=PATIENCE):
+        while True:
+            subscription.next(PATIENCE)
+
+
+def test_dead_letters_taken_out_are_no_lost_place(on_nats: Make) -> None:
+    """Single messages that are deleted in the middle of a stream leave its beginning where it is."""
+    service = on_nats()
+    service.publish("orders", {"n": -1})
+
+    def reject(delivery: Delivery[Any]) -> None:
+        raise Reject("no")
+
+    with service.subscribe("orders", group="g", callback=reject):
+        service.publish_batch("orders", [{"n": n} for n in range(9)])
+        assert until(lambda: len(list(service.dead_letters.list())) == 10, PATIENCE)
+    reader = service.subscribe("dead-letter", bytes, group="reader", prefetch=1)
+    assert reader.next(PATIENCE) is not None
+    assert service.dead_letters.purge().done == 10
+    service.publish("dead-letter", {"n": "last"})
+    seen = []
+    while (delivery := reader.next(2.0)) is not None:
+        seen.append(delivery.body)
+    assert b'"n":"last"' in seen[-1]
+    assert reader.error is None
 
 
 @row(ConsumeFailed, "lost_place")

@@ -60,6 +60,10 @@ class Place(ABC):
         """Whether a message that came is to be delivered; it counts as seen then."""
 
     @abstractmethod
+    async def check_passed_over(self, after: int, missing: int) -> None:
+        """Raise `ConsumeFailed` where the stream's beginning has moved past what was delivered last."""
+
+    @abstractmethod
     async def leave(self) -> None:
         """Tell the server that nobody pulls any more, before anything is given back."""
 
@@ -99,6 +103,12 @@ class DurablePlace(Place):
         self.ack_wait = info["config"].get("ack_wait", 0) / 1e9
         await self._check_lost(stream, info)
         self._known = True
+
+    async def check_passed_over(self, after: int, missing: int) -> None:
+        """See `Place.check_passed_over`."""
+        stream = await self._streams.look_at(self.stream)
+        if stream.first - 1 > after:
+            raise self._lost(f"at least {missing} messages were deleted unread")
 
     def takes(self, sequence: int) -> bool:
         """Always: the server keeps count."""
@@ -236,6 +246,9 @@ class BroadcastPlace(Place):
             code="lost_place",
             backend="nats",
         )
+
+    async def check_passed_over(self, after: int, missing: int) -> None:
+        """Never: a broadcast that is slow misses what ages away; see `Place.check_passed_over`."""
 
     def takes(self, sequence: int) -> bool:
         """Whether it was not seen yet; see `Place.takes`."""

@@ -15,7 +15,7 @@ from functools import partial
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.places import Place
 from incident_messaging.backends.nats.streams import ApiError, nanos
-from incident_messaging.backends.nats.wire import metadata, publish_command, received, status_of
+from incident_messaging.backends.nats.wire import Metadata, metadata, publish_command, received, status_of
 from incident_messaging.errors import MessagingError
 from incident_messaging.record import Received
 
@@ -75,6 +75,8 @@ class Puller:
         self._unsettled: dict[int, Token] = {}
         self._acks = AckMemory(connection)
         self._renewal: asyncio.Task[None] | None = None
+        self._latest: Metadata | None = None
+        self._check: asyncio.Task[None] | None = None
         self._troubled = False
         self._round = 0
         self._heard = 0.0
@@ -156,6 +158,7 @@ class Puller:
                 self._status(headers)
             return
         meta = metadata(reply)
+        self._look_for_gap(meta)
         self.asked = max(0, self.asked - 1)
         self.asked_bytes = max(0, self.asked_bytes - len(body) - len(headers or b"")) if self.asked else 0
         known = self._unsettled.get(meta.sequence)
@@ -171,6 +174,30 @@ class Puller:
         message.token = token = Token(self, meta.sequence, reply, message.size)
         self._unsettled[meta.sequence] = token
         self._arrived(message)
+
+    def _look_for_gap(self, meta: Metadata) -> None:
+        """Notice what the server passed over in silence: deleted by age or a purge before it was delivered.
+
+        Between two deliveries as many messages stop pending as were delivered, or fewer (redeliveries, and
+        what arrived meanwhile). More is a gap, if the stream's beginning confirms it.
+        """
+        last = self._latest
+        if last is not None and meta.delivery <= last.delivery:
+            return
+        self._latest = meta
+        missing = 0 if last is None else last.pending - (meta.delivery - last.delivery) - meta.pending
+        if last is not None and missing > 0 and self.place.ack_wait and self._check is None:
+            self._check = asyncio.get_running_loop().create_task(self._check_gap(last.sequence, missing))
+
+    async def _check_gap(self, after: int, missing: int) -> None:
+        try:
+            await self.place.check_passed_over(after, missing)
+        except ApiError as exc:
+            _log.debug("NATS consumer %s, a gap could not be looked into: %s", self.place.name, exc)
+        except MessagingError as exc:
+            self._failed(exc)
+        finally:
+            self._check = None
 
     def _status(self, block: bytes) -> None:
         """https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-13.md."""
@@ -246,8 +273,9 @@ class Puller:
     def end(self) -> None:
         """Be gone."""
         self.ready = False
-        if self._renewal is not None:
-            self._renewal.cancel()
+        for task in (self._renewal, self._check):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
         self._connection.forget(self._sid)
 
 

@@ -33,12 +33,21 @@ _PUB_ACK = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
 
 @attrs.define
 class Metadata:
-    """What the reply subject of a JetStream message says about it."""
+    """What the reply subject of a JetStream message says about it.
+
+    Attributes:
+        stream: The stream that keeps it.
+        sequence: Its number there.
+        timestamp: When it was stored, in Unix seconds.
+        pending: How many messages the consumer has not delivered yet.
+        delivery: The number of this delivery, of all that the consumer made.
+    """
 
     stream: str
     sequence: int
     timestamp: float
     pending: int
+    delivery: int = 0
 
 
 def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> bytes:
@@ -137,7 +146,8 @@ def metadata(reply: str) -> Metadata:
     if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _ACK_TOKENS:
         raise ValueError(f"not a JetStream reply subject: {reply:.200}")
     at = 2 if len(tokens) == _ACK_TOKENS else 4
-    return Metadata(tokens[at], int(tokens[at + 3]), int(tokens[at + 5]) / 1e9, int(tokens[at + 6]))
+    sequence, delivery, nanos, pending = map(int, tokens[at + 3 : at + 7])
+    return Metadata(tokens[at], sequence, nanos / 1e9, pending, delivery)
 
 
 def decode(raw: bytes) -> str:
