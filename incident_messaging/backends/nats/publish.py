@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from incident_messaging.backends.base import Done
 from incident_messaging.backends.nats.connection import Connection
-from incident_messaging.backends.nats.streams import DENIED, ApiError, NoCover, Streams
+from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
 from incident_messaging.backends.nats.wire import acknowledgement, encode_headers, publish_command, status_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import (
@@ -69,9 +70,8 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._held: set[str] = set()
-        #: Topics that a stream is known to keep. Where there is none, silence proves nothing: a core
-        #: subscriber on the subject is a responder, too, so that the server does not say 503.
-        self._homes: set[str] = set()
+        self._looked = not self._wants_stream
+        self._looking = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty: asyncio.Event = asyncio.Event()
         self._empty.set()
@@ -138,19 +138,44 @@ class Publisher:
     # -- out ------------------------------------------------------------------------------------------------
 
     def _send(self, numbers: Iterable[int]) -> None:
+        if not self._looked:
+            self._look(numbers)
+            return
         commands = []
         for number in numbers:
             pending = self._pending[number]
-            topic = pending.record.topic
-            if topic not in self._held and self._wants_stream and topic not in self._homes:
-                self._seek(topic, 0.0, refused=False)
-            if topic in self._held:
+            if pending.record.topic in self._held:
                 continue
             command = self._command(number, pending.record)
             if command is not None:
                 pending.sent = True
                 commands.append(command)
         self._connection.write(b"".join(commands))
+
+    def _look(self, numbers: Iterable[int]) -> None:
+        """Before the very first record see that there is a stream for it, and so for its prefix; all wait for that.
+
+        Where there is none, silence proves nothing: a core subscriber on the subject is a responder, too, so
+        that the server does not say 503. Later topics, which may be in no stream, rely on the 503 all the same.
+        """
+        first = next((self._pending[number].record.topic for number in numbers), None)
+        if first is not None and not self._looking:
+            self._looking = True
+            self._start(self._look_first(first))
+
+    async def _look_first(self, topic: str) -> None:
+        try:
+            await asyncio.wait_for(self._streams.cover(topic), self._patience)
+        except (TimeoutError, NoCover, ApiError, MessagingError) as exc:
+            _log.debug("NATS: no stream found for %s before the first record: %s", topic, exc)
+        self._looked, self._looking = True, False
+        if self._connection.online:
+            self._send([number for number, pending in self._pending.items() if not pending.sent])
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _command(self, number: int, record: Record) -> bytes | None:
         error: MessagingError | None
@@ -204,17 +229,12 @@ class Publisher:
         Where there is one all the same, it has no leader just now (a cluster that lost a node).
         """
         topic = pending.record.topic
-        if topic not in self._held:
-            self._homes.discard(topic)
-            self._seek(topic, _PAUSE if pending.rehomed else 0.0, refused=True)
-
-    def _seek(self, topic: str, pause: float, *, refused: bool) -> None:
+        if topic in self._held:
+            return
         self._held.add(topic)
-        task = asyncio.get_running_loop().create_task(self._find_home(topic, pause, refused=refused))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._start(self._find_home(topic, _PAUSE if pending.rehomed else 0.0))
 
-    async def _find_home(self, topic: str, pause: float, *, refused: bool) -> None:
+    async def _find_home(self, topic: str, pause: float) -> None:
         await asyncio.sleep(pause)
         error: MessagingError | None = None
         try:
@@ -225,11 +245,9 @@ class Publisher:
             error = PublishFailed(str(exc), code="no_stream", backend="nats")
             error.__cause__ = exc
         except ApiError as exc:
-            # Who may publish need not be allowed to ask; where nobody has refused the record, send it.
             text = f"no stream covers {topic}, and JetStream refused to say more: {exc}"
-            if refused or exc.code != DENIED:
-                error = PublishFailed(text, code="no_stream", backend="nats")
-                error.__cause__ = exc
+            error = PublishFailed(text, code="no_stream", backend="nats")
+            error.__cause__ = exc
         except MessagingError as exc:
             error = exc
         if topic not in self._held:
@@ -240,9 +258,8 @@ class Publisher:
             for number in numbers:
                 self._end(number, error=error)
             return
-        self._homes.add(topic)
         for number in numbers:
-            self._pending[number].rehomed = refused
+            self._pending[number].rehomed = True
         self._send(numbers)
 
     # -- deadlines ------------------------------------------------------------------------------------------
@@ -270,7 +287,7 @@ class Publisher:
         if not self._connection.ever:
             return self._connection.failed("no answer in time")
         if self._connection.online:
-            text = f"{pending.record.topic}: JetStream did not say in time where it is kept; not sent"
+            text = f"{pending.record.topic}: JetStream did not say in time whether it keeps it; not sent"
             return Timeout(text, backend="nats")
         return Timeout(
             f"{pending.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
