@@ -90,6 +90,8 @@ class Received:
         timestamp: When the broker stored it, in Unix seconds.
         fallback_id: The id of a message that brings no envelope, the same at every redelivery.
         token: The consumer's own handle for settling; nobody else looks inside.
+        suspect: Whether a process may have died of it: one that had it did not give it back.
+        starts: How many starts of a handler on it are known from processes that died.
     """
 
     topic: str
@@ -101,6 +103,8 @@ class Received:
     timestamp: float
     fallback_id: str
     token: Any = None
+    suspect: bool = False
+    starts: int = 0
 
     @property
     def size(self) -> int:

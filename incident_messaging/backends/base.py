@@ -1,4 +1,4 @@
-"""The contract between the SDK and a broker: nine verbs for its traffic, four for a look into a topic.
+"""The contract between the SDK and a broker: ten verbs for its traffic, four for a look into a topic.
 
 A backend is one `MessageProducer` (the connection, which publishes), the `MessageConsumer`s that it
 makes, one for each subscription, and an `Archive` where somebody looks into a topic. It knows the
@@ -118,6 +118,17 @@ class MessageConsumer(ABC):
     @abstractmethod
     def extend(self, batch: Sequence[Received]) -> None:
         """Tell the broker at once that the messages are being worked on; returns at once."""
+
+    @abstractmethod
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """Store how often a handler was started on a suspect, and return when that outlives this process.
+
+        Who receives the message after this process has died is told so (``Received.starts``); settling takes the
+        mark away. A consumer that hands out no suspects, since nothing of it outlives the process, does nothing.
+
+        Raises:
+            Timeout: Not stored by the deadline.
+        """
 
     @abstractmethod
     def close(self, deadline: Deadline) -> None:

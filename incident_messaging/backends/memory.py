@@ -308,6 +308,9 @@ class MemoryConsumer(MessageConsumer):
     def extend(self, batch: Sequence[Received]) -> None:
         """Nothing runs out here."""
 
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """The broker dies with the process: there are no suspects."""
+
     def close(self, deadline: Deadline) -> None:
         """Give back what is held, leave."""
         if self._world is None or self._place is None:

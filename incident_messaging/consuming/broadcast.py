@@ -139,6 +139,9 @@ class Reader(MessageConsumer):
     def extend(self, batch: Sequence[Received]) -> None:
         """Nothing to tell the broker."""
 
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """Nothing comes again: there are no suspects."""
+
     def close(self, deadline: Deadline) -> None:
         """Leave."""
         self._over = True

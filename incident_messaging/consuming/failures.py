@@ -76,6 +76,11 @@ class Failures:
         elif delay is None:
             self._give_up(entry)
 
+    def ends_here(self, entry: Entry) -> bool:
+        """Whether processes that died have used up a suspect's attempts, and it can go to the dead letters."""
+        used_up = 0 < entry.received.starts == entry.attempt >= self._plan.retry.max_attempts
+        return used_up and self._buries and not self._is_dead_letter(entry)
+
     def handled(self, entries: Sequence[Entry]) -> None:
         """Entries were acknowledged; those that no handler saw say nothing. Under the lock."""
         self._breaker.handled(sum(entry.attempt > 0 for entry in entries))

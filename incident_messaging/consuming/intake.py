@@ -19,6 +19,7 @@ from incident_messaging.consuming.delivery import Delivery, Reject, Retry
 from incident_messaging.consuming.failures import Failures
 from incident_messaging.consuming.plan import Plan
 from incident_messaging.consuming.schedule import HANDED, Entry, Hand, Schedule
+from incident_messaging.consuming.ward import LOOK, WARD, ProcessDied
 from incident_messaging.consuming.workers import Workers
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.envelope import MessageEnvelope
@@ -36,6 +37,8 @@ log = logging.getLogger("incident_messaging")
 
 #: Seconds that a confirmation may take where no other time is said.
 CONFIRM_TIMEOUT = 5.0
+#: Seconds that one try to store a mark may take; in between is seen whether the subscription is over.
+MARK_TIMEOUT = 1.0
 
 
 class Intake(Generic[T]):
@@ -60,6 +63,8 @@ class Intake(Generic[T]):
         self._stalled = False
         self._failures = Failures(plan, self._schedule, self._changed, acknowledge=self._acknowledge, end=self.ended)
         self._workers = Workers(self, plan.name, plan.concurrency, plan.handler_timeout)
+        self._told_of_suspects = False
+        WARD.enroll(self)
 
     # -- what the subscription asks ---------------------------------------------------------------
 
@@ -78,6 +83,16 @@ class Intake(Generic[T]):
         """Whether a delivery was handed out and is not settled."""
         with self._changed:
             return bool(self._schedule.handed())
+
+    @property
+    def ending(self) -> bool:
+        """Whether it hands out nothing more."""
+        return self._closing or self._error is not None
+
+    def is_busy(self, besides: int) -> bool:
+        """Whether a thread other than this one has a delivery in its hand."""
+        with self._changed:
+            return any(entry.hand is not None and entry.hand.thread != besides for entry in self._schedule.handed())
 
     @property
     def closed(self) -> bool:
@@ -184,12 +199,20 @@ class Intake(Generic[T]):
                 left.append(f"{self._failures.burying} dead letters of {self.plan.name} not acknowledged")
         self._note_stall(False)
         if self._consumer is not None:
+            self._take_marks_back(deadline)
             self._consumer.close(deadline)
         self._closed.set()
         with self._changed:
             self._changed.notify_all()
         self._ended(self)
         return left
+
+    def _take_marks_back(self, deadline: Deadline) -> None:
+        """Whoever ends this process now, it is not the suspect that a handler has still in hand."""
+        with self._changed:
+            unfinished = [entry for entry in self._schedule.handed() if entry.received.suspect]
+        for entry in unfinished:
+            self._mark(entry, entry.attempt - 1, deadline)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it is closed; false when ``timeout`` seconds ran out first.
@@ -353,28 +376,63 @@ class Intake(Generic[T]):
             if not entries:
                 return []
             hand.entries = entries
+            attempts = [entry.attempt for entry in entries]
             try:
-                taken = self._open_up(entries)
+                taken = self._open_up(entries) if self._may_start(entries[0], deadline) else []
             except BaseException:  # Ctrl-C: nobody has seen them
+                for entry, attempt in zip(entries, attempts, strict=True):
+                    entry.attempt = attempt + 1
                 self.give_back(hand)
                 raise
             hand.entries = [entry for entry, _ in taken]
             if taken:
                 return taken
 
+    def _may_start(self, entry: Entry, deadline: Deadline) -> bool:
+        """Whether what was taken may go to a handler: a suspect only alone, and once its start is stored."""
+        received = entry.received
+        if not received.suspect or entry.grave is not None:
+            return True
+        if self._failures.ends_here(entry):
+            self._failures.fail(entry, ProcessDied(received.starts))
+            return False
+        if not self._told_of_suspects:
+            self._told_of_suspects = True
+            log.warning("%s: a process died with messages in hand, from %s on; they are handled one at a time",
+                        self.plan.name, received.position)  # fmt: skip
+        if WARD.admit(self, entry, deadline) and self._mark(entry, entry.attempt + 1, deadline):
+            return True
+        with self._changed:
+            if entry.state == HANDED:
+                self._schedule.delay(entry, now())
+            self._failures.wake()
+        return False
+
+    def _mark(self, entry: Entry, starts: int, deadline: Deadline) -> bool:
+        """Store the start of a handler on a suspect, or take it back; false where the broker did not answer."""
+        if self._consumer is not None:
+            try:
+                self._consumer.mark(entry.received, starts, Deadline.after(deadline.wait(MARK_TIMEOUT)))
+            except MessagingError as error:
+                log.debug("%s: a start could not be stored: %s", self.plan.name, error)
+                return False
+        return True
+
     def _wait(self, hand: Hand, most: int, deadline: Deadline) -> list[Entry]:
+        hand.thread = threading.get_ident()
         with self._changed:
             while True:
                 if self._error is not None:
                     raise self._error
                 if self._closing or (self._draining and not len(self._schedule)):
                     return []
-                entries = self._schedule.take(now(), hand, most)
+                closed = WARD.closed_to(self)
+                entries = [] if closed else self._schedule.take(now(), hand, most)
                 if entries or deadline.over:
                     self._note_stall(False)
                     return entries
                 self._note_stall(self._full())
-                due = self._schedule.next_due()
+                due = now() + LOOK if closed else self._schedule.next_due()
                 self._changed.wait(deadline.left() if due is None else deadline.wait(max(0.0, due - now())))
 
     def _open_up(self, entries: list[Entry]) -> list[tuple[Entry, Delivery[T]]]:

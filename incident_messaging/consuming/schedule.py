@@ -19,12 +19,18 @@ READY, HANDED, WAITING, BURIED, SETTLED = "ready", "handed", "waiting", "buried"
 
 
 class Hand:
-    """Who has been handed something: one worker thread, or one thread that iterates."""
+    """Who has been handed something: one worker thread, or one thread that iterates.
 
-    __slots__ = ("entries",)
+    Attributes:
+        entries: What it was handed last.
+        thread: The thread's number, once it has taken something.
+    """
+
+    __slots__ = ("entries", "thread")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.thread = 0
 
 
 class Entry:
@@ -35,7 +41,7 @@ class Entry:
         order: Its place in the broker's order.
         key: What holds it back, or ``None``.
         arrived: When it came, on the monotonic clock.
-        attempt: How often it was handed to a handler.
+        attempt: How often it was handed to a handler, by processes that died too as far as that is known.
         state: ``READY``, ``HANDED``, ``WAITING``, ``BURIED`` (its dead letter is on its way) or ``SETTLED``.
         hand: Who has it, while it holds its key for that.
         since: When it was handed out, on the monotonic clock.
@@ -53,7 +59,7 @@ class Entry:
         self.order = order
         self.key = received.key
         self.arrived = arrived
-        self.attempt = 0
+        self.attempt = received.starts
         self.state = READY
         self.hand: Hand | None = None
         self.since = 0.0
@@ -140,16 +146,25 @@ class Schedule:
             self._ready.append(entry)
 
     def take(self, now: float, hand: Hand, most: int) -> list[Entry]:
-        """Hand out at most so many: first those whose delay is over, then in the broker's order."""
+        """Hand out at most so many: first those whose delay is over, then in the broker's order.
+
+        A suspect is handed out by itself.
+        """
         taken: list[Entry] = []
         while len(taken) < most and self._delayed and self._delayed[0][0] <= now:
+            if taken and self._delayed[0][2].received.suspect:
+                break
             entry = heapq.heappop(self._delayed)[2]
             if self._end_delay(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
+                most = 1 if entry.received.suspect else most
         while len(taken) < most and self._ready:
+            if taken and self._ready[0].received.suspect:
+                break
             entry = self._ready.popleft()
             if entry.key is None or self._may_go(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
+                most = 1 if entry.received.suspect else most
         for entry in taken:
             entry.state = HANDED
             entry.hand = hand

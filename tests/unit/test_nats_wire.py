@@ -76,7 +76,7 @@ def test_commands() -> None:
     ],
 )
 def test_what_a_reply_subject_says(reply: str) -> None:
-    assert wire.metadata(reply) == wire.Metadata("S", 41, 1700000000.5, 9, 7)
+    assert wire.metadata(reply) == wire.Metadata("S", 41, 1700000000.5, 9, 7, 3)
 
 
 def test_another_reply_subject_is_refused() -> None:

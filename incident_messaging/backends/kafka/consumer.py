@@ -21,6 +21,8 @@ from incident_messaging.record import Received
 
 #: Settled messages after which a commit does not wait for its interval.
 _SETTLED = 1000
+#: Up to where a commit allows to deliver, beyond three times the prefetch.
+_WINDOW = 100
 #: How long a failed commit waits before it is tried again.
 _RETRY = 0.1
 #: How long after a confirming acknowledgement the next one is looked out for in short polls.
@@ -53,8 +55,8 @@ class GroupConsumer(PollingConsumer):
     """A member of a group: its place is the group's committed offsets.
 
     Guarantees: only what is settled without a gap is committed, always asynchronously; the place of a
-    partition that had none is stored before `open` returns; what is settled after its partition was
-    taken away commits nothing.
+    partition is stored before `open` returns, and nothing is delivered before the broker has it in writing
+    up to where (`offsets`); what is settled after its partition was taken away commits nothing.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -62,6 +64,7 @@ class GroupConsumer(PollingConsumer):
         self._places = places.Places(self._spec.start)
         self._incremental = settings.is_incremental(self._config.kafka)
         self._interval = self._config.kafka.auto_commit_interval_ms / 1000
+        self._window = 3 * self._spec.prefetch + _WINDOW
         self._subscribed: frozenset[str] = frozenset()
         self._assigned_once = False
         self._committing: dict[Place, Partition] = {}  # sent, and no answer yet; guarded by `_changed`
@@ -76,18 +79,27 @@ class GroupConsumer(PollingConsumer):
         if deadline is None:
             return
         with self._changed:
-            self._confirming += 1
-            self._changed.notify_all()
-            try:
-                awaited = [
-                    message.token for message in batch if message.token.offset < message.token.partition.committable
-                ]
-                while not all(self._is_confirmed(token.partition, token.offset) for token in awaited):
-                    if deadline.over or self._finished.is_set():
-                        raise Timeout(f"Kafka did not confirm the commit of {self._spec.name} in time", backend="kafka")
-                    self._changed.wait(deadline.wait(0.1))
-            finally:
-                self._confirming -= 1
+            awaited = [message.token for message in batch if message.token.offset < message.token.partition.committable]
+            self._until(lambda: all(self._is_confirmed(token.partition, token.offset) for token in awaited), deadline)
+
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """See `MessageConsumer.mark`."""
+        partition, offset = message.token.partition, message.token.offset
+        with self._changed:
+            mark = partition.mark(offset, starts)
+            self._until(lambda: partition.gone or partition.is_marked(mark), deadline)
+
+    def _until(self, confirmed: Callable[[], bool], deadline: Deadline) -> None:
+        """Have commits sent without delay until one has brought what is waited for. `_changed` is held."""
+        self._confirming += 1
+        self._changed.notify_all()
+        try:
+            while not confirmed():
+                if deadline.over or self._finished.is_set():
+                    raise Timeout(f"Kafka did not confirm the commit of {self._spec.name} in time", backend="kafka")
+                self._changed.wait(deadline.wait(0.1))
+        finally:
+            self._confirming -= 1
 
     def _is_confirmed(self, partition: Partition, offset: int) -> bool:
         passed_over = partition.gone and self._committing.get(partition.place) is not partition
@@ -142,11 +154,11 @@ class GroupConsumer(PollingConsumer):
         if self._next_reminder <= now() < self._remind_until and self._config.kafka.group_protocol == "consumer":
             self._subscribe(client)
         with self._changed:
-            stored = self._ledger.stored
             if self._confirming:
                 self._confirms_until = now() + _CONFIRMS
-            due = self._take_due(hurry=self._confirming > 0 or not stored)
-            quick = not stored or self._confirming > 0 or (self._ledger.count > 0 and now() < self._confirms_until)
+            due = self._take_due(hurry=self._confirming > 0 or self._ledger.urgent)
+            awaited = self._held or self._confirming > 0 or not self._ledger.stored
+            quick = awaited or (self._ledger.count > 0 and now() < self._confirms_until)
         if due:
             self._commit(client, due)
         return quick
@@ -154,6 +166,8 @@ class GroupConsumer(PollingConsumer):
     def _before_close(self, client: Consumer) -> None:
         """Commit what was settled. A client must not be closed with a commit unanswered: it may hang for good."""
         deadline = Deadline.after(None if self._stop_by.at is None else max(_LAST_COMMIT, self._stop_by.left() or 0))
+        with self._changed:
+            self._ledger.leave()
         while not deadline.over:
             with self._changed:
                 due = self._take_due(hurry=True)
@@ -191,8 +205,8 @@ class GroupConsumer(PollingConsumer):
         return self._ledger.take_due()
 
     def _commit(self, client: Consumer, due: Sequence[Partition]) -> None:
-        offsets = [TopicPartition(*partition.place, partition.sent) for partition in due]
         with self._changed:
+            offsets = [TopicPartition(*partition.place, *partition.commit()) for partition in due]
             self._open_commits += 1
             self._committing |= {partition.place: partition for partition in due}
         try:
@@ -210,11 +224,11 @@ class GroupConsumer(PollingConsumer):
                 if partition is None:
                     continue
                 if failed is None:
-                    partition.confirmed = max(partition.confirmed, offset.offset)
+                    partition.committed(offset.offset)
                 elif not errors.passes(failed):
                     self._broken = errors.subscribe(failed, f"the commit for {self._spec.name}")
                 elif not partition.gone:
-                    partition.sent = partition.confirmed
+                    partition.not_committed()
                     self._retry_at = now() + _RETRY
             self._changed.notify_all()
         if error is not None:
@@ -237,16 +251,14 @@ class GroupConsumer(PollingConsumer):
             self._broken = errors.consume(errors.of(exc), self._spec.name)
             return
         with self._changed:
-            for place, offset, stored in placed:
-                self._ledger.assign(place, offset, stored=stored)
+            for place, offset, note in placed:
+                self._ledger.assign(place, offset, window=self._window, note=note)
         self._reassigned.update(given)
         self._assigned_once = True
         self._paused = False  # new partitions are not; the next turn pauses all again if need be
 
     def _revoked(self, client: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        due = [partition for partition in self._take_away(partitions) if partition.committable > partition.sent]
-        for partition in due:
-            partition.sent = partition.committable
+        due = [partition for partition in self._take_away(partitions) if partition.due]
         if due and not self._leaving:
             self._commit(client, due)
 
@@ -256,6 +268,8 @@ class GroupConsumer(PollingConsumer):
     def _take_away(self, partitions: Sequence[TopicPartition]) -> list[Partition]:
         with self._changed:
             taken = [self._ledger.revoke((partition.topic, partition.partition)) for partition in partitions]
+            for partition in filter(None, taken):
+                partition.leave()
             self._changed.notify_all()
         self._drop_gone()
         return [partition for partition in taken if partition is not None]
@@ -266,6 +280,9 @@ class BroadcastConsumer(PollingConsumer):
 
     It joins no group: all partitions are its own, and partitions that appear later are added.
     """
+
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """See `MessageConsumer.mark`: nothing comes again, so there are no suspects."""
 
     def _settings(self) -> dict[str, Any]:
         return settings.consumer(self._config, self._spec)
@@ -298,7 +315,7 @@ class BroadcastConsumer(PollingConsumer):
             client.incremental_assign([TopicPartition(*place, offset) for place, offset in begins.items()])
             with self._changed:
                 for place, offset in begins.items():
-                    self._ledger.assign(place, offset, stored=True)
+                    self._ledger.assign(place, offset)
             self._paused = False
 
     def _look_due(self) -> float | None:

@@ -6,13 +6,15 @@ that a place which the broker no longer has is noticed and never silently jumped
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from incident_messaging.backends.base import Start
+from incident_messaging.backends.kafka import notes
+from incident_messaging.backends.kafka.notes import Note
 from incident_messaging.backends.kafka.offsets import Place
 from incident_messaging.errors import ConsumeFailed
 from incident_messaging.record import Position
@@ -23,11 +25,11 @@ _LATEST: Final = -1
 
 
 class Placed(NamedTuple):
-    """A partition and the offset it begins at; ``stored`` if the group's place on the broker is that."""
+    """A partition, the offset it begins at, and what its last owner wrote down."""
 
     place: Place
     offset: int
-    stored: bool
+    note: Note
 
 
 class Places:
@@ -45,7 +47,7 @@ class Places:
             KafkaException: No answer, or refused.
         """
         known = frozenset(known)
-        if not any(offset >= 0 for offset in committed(client, known, timeout).values()):
+        if not any(stored.offset >= 0 for stored in committed(client, known, timeout)):
             self._starting = known
 
     def resolve(self, client: Consumer, places: Iterable[Place], timeout: float) -> list[Placed]:
@@ -56,21 +58,22 @@ class Places:
             KafkaException: No answer, or refused.
         """
         stored = committed(client, places, timeout)
-        missing = [place for place, offset in stored.items() if offset < 0]
+        missing = [found.place for found in stored if found.offset < 0]
         for place in missing:
             if place in self._met:
                 raise vanished(place)
         new = {place for place in missing if place in self._starting}
         begin = begins(client, new, self._start, timeout)
         begin |= begins(client, set(missing) - new, "earliest", timeout)
-        self._met.update(stored)
-        return [Placed(place, begin.get(place, offset), place not in begin) for place, offset in stored.items()]
+        self._met.update(found.place for found in stored)
+        return [found._replace(offset=begin.get(found.place, found.offset)) for found in stored]
 
 
-def committed(client: Consumer, places: Iterable[Place], timeout: float) -> dict[Place, int]:
-    """The group's offsets on the broker; negative where it has none."""
+def committed(client: Consumer, places: Iterable[Place], timeout: float) -> list[Placed]:
+    """The group's offsets on the broker, negative where it has none, and what was written beside them."""
     asked = [TopicPartition(topic, number) for topic, number in places]
-    return _offsets(client.committed(asked, timeout=timeout)) if asked else {}
+    answered = _checked(client.committed(asked, timeout=timeout)) if asked else ()
+    return [Placed((found.topic, found.partition), found.offset, notes.read(found.metadata)) for found in answered]
 
 
 def begins(client: Consumer, places: Iterable[Place], start: Start, timeout: float) -> dict[Place, int]:
@@ -122,11 +125,12 @@ def _names(start: Position, topic: str, number: int) -> bool:
 
 def _at(client: Consumer, places: Iterable[Place], time: int, timeout: float) -> dict[Place, int]:
     asked = [TopicPartition(topic, number, time) for topic, number in places]
-    return _offsets(client.offsets_for_times(asked, timeout=timeout)) if asked else {}
+    answered = _checked(client.offsets_for_times(asked, timeout=timeout)) if asked else ()
+    return {(found.topic, found.partition): found.offset for found in answered}
 
 
-def _offsets(answered: Iterable[TopicPartition]) -> dict[Place, int]:
+def _checked(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
     for partition in answered:
         if partition.error is not None:
             raise KafkaException(partition.error)
-    return {(partition.topic, partition.partition): partition.offset for partition in answered}
+    return answered

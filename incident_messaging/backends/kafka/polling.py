@@ -91,6 +91,7 @@ class PollingConsumer(MessageConsumer):
         self._log = TopicLog()
         self._overflow: deque[Received] = deque()
         self._overflow_size = 0
+        self._held = False  # what came waits for a commit that allows to deliver it
         self._paused = False
         self._broken: MessagingError | None = None  # found in a callback, which cannot raise
         self._reassigned: set[Place] = set()
@@ -247,7 +248,7 @@ class PollingConsumer(MessageConsumer):
             if self._room() == 0 and not quick:
                 self._changed.wait_for(lambda: self._room() or self._confirming or self._stopping.is_set(), _SLICE)
             room = self._room()
-        timeout = 0.0 if self._overflow or not room else _SLICE
+        timeout = 0.0 if not room or (self._overflow and not self._held) else _SLICE
         self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
 
     def _see_whether_ready(self) -> None:
@@ -297,12 +298,19 @@ class PollingConsumer(MessageConsumer):
     def _take(self) -> list[Received]:
         """What the credit allows to deliver, noted as delivered."""
         batch = []
+        self._held = False
         with self._changed:
             ledger = self._ledger
             while self._overflow and ledger.count < self._spec.prefetch:
                 record = self._overflow[0]
+                partition, offset, _ = record.token
                 if ledger.count and ledger.size + record.size > self._spec.prefetch_bytes:
                     break
+                if not partition.may_deliver(offset):
+                    self._held = True
+                    break
+                if offset < partition.suspects:
+                    record.suspect, record.starts = True, partition.starts.get(offset, 0)
                 self._overflow.popleft()
                 self._overflow_size -= record.size
                 ledger.deliver(record.token)

@@ -18,6 +18,7 @@ from incident_messaging.backends.nats.archive import StreamArchive
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.consume import JetStreamConsumer, Settling, Tools
 from incident_messaging.backends.nats.core import CoreConsumer, CorePublisher
+from incident_messaging.backends.nats.marks import Marks
 from incident_messaging.backends.nats.publish import Pending, Publisher, closed
 from incident_messaging.backends.nats.streams import Api, Streams
 from incident_messaging.config import MessagingConfig
@@ -48,7 +49,8 @@ class NatsBroker(MessageProducer):
         self._publisher = publisher(self._connection, streams, config.nats.request_timeout_ms / 1000)
         self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, _refuse)
         settling: Mailbox[Settling] = self._loop.mailbox(_settle, _ignore)
-        self._tools = Tools(config, self._loop, self._connection, api, streams, settling)
+        marks = Marks(api, self._connection, streams, may_create=config.nats.create_streams)
+        self._tools = Tools(config, self._loop, self._connection, api, streams, marks, settling)
         self._closed = False
         self._finishing = threading.Lock()  # held by whoever closes
         self._finished = False

@@ -13,6 +13,7 @@ import attrs
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink, Start
 from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.marks import Marks
 from incident_messaging.backends.nats.places import BroadcastPlace, DurablePlace, Place
 from incident_messaging.backends.nats.pull import Puller, Token
 from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, NoCover, Streams
@@ -69,6 +70,7 @@ class Tools:
     connection: Connection
     api: Api
     streams: Streams
+    marks: Marks
     settling: Mailbox[Settling]
 
 
@@ -116,6 +118,11 @@ class JetStreamConsumer(MessageConsumer):
         """See `MessageConsumer.extend`."""
         self._tools.settling.put((self._extend, batch))
 
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """See `MessageConsumer.mark`."""
+        token: Token = message.token
+        self._tools.loop.run(lambda: token.puller.mark(token, starts), deadline, f"marking {message.position}")
+
     def close(self, deadline: Deadline) -> None:
         """See `MessageConsumer.close`."""
         if not self._tools.loop.started:
@@ -158,7 +165,8 @@ class JetStreamConsumer(MessageConsumer):
         self._ask()
 
     async def _add(self, stream: str, start: Start) -> None:
-        puller = Puller(self._place(stream, start), self._connection, self._arrived, self._ask, self._fail)
+        place = self._place(stream, start)
+        puller = Puller(place, self._connection, self._arrived, self._go_on, self._fail, self._tools.marks)
         self._pullers[stream] = puller
         await puller.place.secure()
         puller.ready = True
@@ -191,6 +199,8 @@ class JetStreamConsumer(MessageConsumer):
         self._handing_over = False
         batch = []
         while self._arrivals and self._credit.has_room(self._arrivals[0].size) and not self._over:
+            if not self._arrivals[0].token.known:
+                break
             message = self._arrivals.popleft()
             self._credit.take(message.size)
             batch.append(message)
@@ -230,6 +240,13 @@ class JetStreamConsumer(MessageConsumer):
             self._hand_over()
         else:
             self._ask_soon()
+
+    def _go_on(self) -> None:
+        """Something has changed: there may be more to hand over, and to ask for."""
+        if self._arrivals:
+            self._hand_over()
+        else:
+            self._ask()
 
     async def _confirm(self, batch: Sequence[Received]) -> None:
         tokens = [token for puller, each in _by_puller(batch) for token in each if puller.is_ours(token)]
@@ -340,6 +357,8 @@ class JetStreamConsumer(MessageConsumer):
                 puller.deafen()
             if await self._connection.barrier():
                 break
+        if any(puller.holds for puller in pullers):
+            await self._tools.marks.exists()
         for puller in pullers:
             with suppress(ApiError, MessagingError):
                 await puller.place.leave()

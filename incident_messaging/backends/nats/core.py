@@ -89,6 +89,9 @@ class CoreConsumer(MessageConsumer):
     def extend(self, batch: Sequence[Received]) -> None:
         """See `MessageConsumer.extend`: nobody waits here."""
 
+    def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
+        """See `MessageConsumer.mark`: what a process died of does not come again."""
+
     def close(self, deadline: Deadline) -> None:
         """See `MessageConsumer.close`."""
         self._over = True

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.marks import Marks
 from incident_messaging.backends.nats.places import Place
 from incident_messaging.backends.nats.streams import ApiError, nanos
 from incident_messaging.backends.nats.wire import Metadata, metadata, publish_command, received, status_of
@@ -33,15 +34,26 @@ _ACK, _NAK, _WORKING = b"+ACK", b"-NAK", b"+WPI"
 
 
 class Token:
-    """The handle of a delivered message."""
+    """The handle of a delivered message.
 
-    __slots__ = ("puller", "reply", "sequence", "size")
+    Attributes:
+        known: Whether it is known by now if the message is a suspect; it may not be handed over before.
+        times: How often the server has delivered it, to anybody.
+        marked: Whether the start of a handler on it is stored.
+    """
 
-    def __init__(self, puller: Puller, sequence: int, reply: str, size: int) -> None:
+    __slots__ = ("known", "marked", "puller", "reply", "sequence", "size", "stored", "suspect", "times")
+
+    def __init__(self, puller: Puller, meta: Metadata, reply: str, size: int) -> None:
         self.puller = puller
-        self.sequence = sequence
+        self.sequence = meta.sequence
         self.reply = reply
         self.size = size
+        self.stored = meta.timestamp
+        self.times = meta.times
+        self.known = True
+        self.suspect = False
+        self.marked = False
 
 
 class Puller:
@@ -62,6 +74,7 @@ class Puller:
         arrived: Callable[[Received], None],
         changed: Callable[[], None],
         failed: Callable[[MessagingError], None],
+        marks: Marks,
     ) -> None:
         self.place = place
         self.asked = 0
@@ -72,6 +85,8 @@ class Puller:
         self._arrived = arrived
         self._changed = changed
         self._failed = failed
+        self._marks = marks
+        self._looks: set[asyncio.Task[None]] = set()
         self._unsettled: dict[int, Token] = {}
         self._acks = AckMemory(connection)
         self._renewal: asyncio.Task[None] | None = None
@@ -171,9 +186,28 @@ class Puller:
         if not self.place.takes(meta.sequence):
             return
         message = received(subject, headers, body, meta, 0.0)
-        message.token = token = Token(self, meta.sequence, reply, message.size)
+        message.token = token = Token(self, meta, reply, message.size)
         self._unsettled[meta.sequence] = token
+        if meta.times > 1 and self.place.ack_wait:
+            token.known = False
+            look = asyncio.get_running_loop().create_task(self._look_into(message, token))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
         self._arrived(message)
+
+    async def _look_into(self, message: Received, token: Token) -> None:
+        """A message that was delivered before: it is a suspect, unless who had it has given it back."""
+        try:
+            known = await self._marks.look(self._key(token), token.stored)
+        except MessagingError:
+            return  # the connection is given up, and the subscription with it
+        message.starts = int(known.get("starts", 0))
+        message.suspect = token.suspect = known.get("back") != token.times - 1
+        token.known, token.marked = True, bool(known)
+        self._changed()
+
+    def _key(self, token: Token) -> str:
+        return f"{self.place.name}.{self.place.stream}.{token.sequence}"
 
     def _look_for_gap(self, meta: Metadata) -> None:
         """Notice what the server passed over in silence: deleted by age or a purge before it was delivered.
@@ -224,7 +258,19 @@ class Puller:
         settled = [token for token in tokens if self._unsettled.pop(token.sequence, None) is token]
         if self.place.ack_wait:
             self._acks.send(settled)
+        if any(token.marked for token in settled):
+            self._marks.drop(self._key(token) for token in settled if token.marked)
         return settled
+
+    async def mark(self, token: Token, starts: int) -> None:
+        """Store how often a handler was started; 0 takes it back."""
+        if self._unsettled.get(token.sequence) is not token:
+            return
+        token.marked = starts > 0
+        if starts:
+            await self._marks.put(self._key(token), token.stored, starts)
+        else:
+            self._marks.drop([self._key(token)])
 
     def is_ours(self, token: Token) -> bool:
         """Whether an acknowledgement of this message still means anything."""
@@ -240,6 +286,8 @@ class Puller:
         """Hand all that is unsettled back to the group; returns how many."""
         given, self._unsettled = self._unsettled, {}
         if self.place.ack_wait:
+            innocent = (each for each in given.values() if each.known and not each.suspect)
+            self._marks.put_back((self._key(each), each.stored, each.times) for each in innocent)
             self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values()))
         return len(given)
 
@@ -261,6 +309,11 @@ class Puller:
             self.renew()
 
     @property
+    def holds(self) -> bool:
+        """Whether something of a group is unsettled here."""
+        return bool(self._unsettled and self.place.ack_wait)
+
+    @property
     def has_acks(self) -> bool:
         """Whether there are acknowledgements that the server may not have."""
         return self._acks.unsure
@@ -273,7 +326,7 @@ class Puller:
     def end(self) -> None:
         """Be gone."""
         self.ready = False
-        for task in (self._renewal, self._check):
+        for task in (self._renewal, self._check, *self._looks):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
         self._connection.forget(self._sid)

@@ -157,34 +157,36 @@ class Streams:
         return name, [level, f"{level}.>"]
 
     async def _make(self, name: str, subjects: list[str]) -> None:
-        replicas = self._config.nats.stream_replicas
-        guess = 3 if "cluster" in self._connection.server_info else 1
-        try:
-            await self._create(name, subjects, replicas or guess)
-        except ApiError as exc:
-            if replicas is not None or exc.code not in _TOO_FEW_SERVERS:
-                raise
-            await self._create(name, subjects, 1)
-        _log.info("NATS stream %s made for %s", name, ", ".join(subjects))
-
-    async def _create(self, name: str, subjects: list[str], replicas: int) -> None:
         config = self._config.nats
         full = config.stream_max_bytes
         max_age = config.stream_max_age_secs
         window = min(config.duplicate_window_secs, max_age) if max_age else config.duplicate_window_secs
-        await self._api.ask(
-            f"STREAM.CREATE.{name}",
-            name=name,
-            subjects=subjects,
-            retention="limits",
-            storage="file",
-            num_replicas=replicas,
+        await self.create(
+            name,
+            subjects,
             max_age=nanos(max_age),
             max_bytes=full if full is not None else -1,
             # A stream with a limit says that it is full; one without drops what is too old.
             discard="new" if full is not None else "old",
             duplicate_window=nanos(window),
         )
+
+    async def create(self, name: str, subjects: list[str], **config: Any) -> None:
+        """Make a stream on disk, with as many replicas as configured, or as the cluster is good for.
+
+        Raises:
+            ApiError: It was refused.
+        """
+        wanted = self._config.nats.stream_replicas
+        guess = 3 if "cluster" in self._connection.server_info else 1
+        config |= {"name": name, "subjects": subjects, "retention": "limits", "storage": "file"}
+        try:
+            await self._api.ask(f"STREAM.CREATE.{name}", num_replicas=wanted or guess, **config)
+        except ApiError as exc:
+            if wanted is not None or exc.code not in _TOO_FEW_SERVERS:
+                raise
+            await self._api.ask(f"STREAM.CREATE.{name}", num_replicas=1, **config)
+        _log.info("NATS stream %s made for %s", name, ", ".join(subjects))
 
     async def _in_the_way(self, error: ApiError, subject: str, name: str, subjects: list[str]) -> Exception:
         if error.code == _NAME_IN_USE:

@@ -41,6 +41,7 @@ class Metadata:
         timestamp: When it was stored, in Unix seconds.
         pending: How many messages the consumer has not delivered yet.
         delivery: The number of this delivery, of all that the consumer made.
+        times: How often this message was delivered, this time included.
     """
 
     stream: str
@@ -48,6 +49,7 @@ class Metadata:
     timestamp: float
     pending: int
     delivery: int = 0
+    times: int = 1
 
 
 def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> bytes:
@@ -146,8 +148,8 @@ def metadata(reply: str) -> Metadata:
     if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _ACK_TOKENS:
         raise ValueError(f"not a JetStream reply subject: {reply:.200}")
     at = 2 if len(tokens) == _ACK_TOKENS else 4
-    sequence, delivery, nanos, pending = map(int, tokens[at + 3 : at + 7])
-    return Metadata(tokens[at], sequence, nanos / 1e9, pending, delivery)
+    times, sequence, delivery, nanos, pending = map(int, tokens[at + 2 : at + 7])
+    return Metadata(tokens[at], sequence, nanos / 1e9, pending, delivery, times)
 
 
 def decode(raw: bytes) -> str:
