@@ -10,8 +10,9 @@ import json
 import os
 import threading
 import time
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,19 @@ LATE = 0.2
 #: The same on a machine where brokers and tests share two cores, for a call that has to be scheduled first.
 SCHEDULED = 1.0
 
-
-@attrs.frozen
-class Event:
-    """One line of a history.
-
-    Attributes:
-        kind: ``sent``, ``acknowledged``, ``failed``, ``unknown``, ``started``, ``handled`` or ``dead``.
-        message: Its name, ``key/number``.
-        at: When, in seconds.
-        process: The process id.
-    """
-
-    kind: str
-    message: str
-    at: float
-    process: int
+#: Numbers of messages by key, in the order in which they were noted.
+Noted = Mapping[str, Sequence[int]]
 
 
 class History:
-    """Events of any thread; with a file also of other processes, a line each, written before the call returns.
+    """What was noted, by any thread; with a file also by other processes, a line each, written before the call returns.
+
+    Kinds are ``sent``, ``acknowledged``, ``failed``, ``unknown``, ``started``, ``handled``, ``dead``; messages are
+    named ``key/number``. A line of a file has kind, name, time and process; in memory a million messages take a few
+    dozen bytes each.
 
     Attributes:
-        acknowledged: How many publishes were acknowledged, without a file.
-        stall: The longest time between two of them, in seconds.
+        stall: The longest time between two acknowledgements, in seconds, without a file.
         overruns: Calls that ended later than they may.
     """
 
@@ -53,40 +43,67 @@ class History:
         self._file = file
         self.path = file or Path()
         self._lock = threading.Lock()
-        self._events: list[Event] = []
+        self._noted: dict[str, dict[str, array[int]]] = _empty()
+        self._counts: Counter[str] = Counter()
         self.overruns: list[str] = []
         self.stall = 0.0
-        self.acknowledged = 0
         self._last_acknowledged: float | None = None
 
     def note(self, kind: str, message: str) -> None:
-        event = Event(kind, message, time.monotonic(), os.getpid())
+        at = time.monotonic()
         if self._file is not None:
-            line = json.dumps([event.kind, event.message, event.at, event.process]) + "\n"
+            line = json.dumps([kind, message, at, os.getpid()]) + "\n"
             with self._file.open("a") as file:  # one write: lines of several processes do not mix
                 file.write(line)
             return
+        key, _, number = message.rpartition("/")
         with self._lock:
-            self._events.append(event)
+            self._noted[kind][key].append(int(number))
+            self._counts[kind] += 1
             if kind == "acknowledged":
-                self.acknowledged += 1
-                last, self._last_acknowledged = self._last_acknowledged, event.at
-                self.stall = max(self.stall, event.at - (last if last is not None else event.at))
+                last, self._last_acknowledged = self._last_acknowledged, at
+                self.stall = max(self.stall, at - (last if last is not None else at))
 
     def call(self, what: str, took: float, timeout: float) -> None:
         """Note a call that had a time-out."""
         if took > timeout + LATE + SCHEDULED:
             self.overruns.append(f"{what} took {took:.2f} s, its time-out was {timeout} s")
 
+    def count(self, kind: str) -> int:
+        """How often a kind was noted, without a file."""
+        return self._counts[kind]
+
     @property
-    def events(self) -> Sequence[Event]:
+    def acknowledged(self) -> int:
+        """How many publishes were acknowledged, without a file."""
+        return self.count("acknowledged")
+
+    def noted(self) -> Mapping[str, Noted]:
+        """All that was noted, by kind."""
         if self._file is None:
             with self._lock:
-                return list(self._events)
-        return [Event(*json.loads(line)) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+                return {
+                    kind: {key: array("q", each) for key, each in keys.items()} for kind, keys in self._noted.items()
+                }
+        read = _empty()
+        for line in self._file.read_text().splitlines() if self._file.exists() else ():
+            kind, message, _, _ = json.loads(line)
+            key, _, number = message.rpartition("/")
+            read[kind][key].append(int(number or 0))
+        return read
 
     def of(self, *kinds: str) -> list[str]:
-        return [event.message for event in self.events if event.kind in kinds]
+        """The names of the messages of some kinds."""
+        noted = self.noted()
+        return [name for kind in kinds for name in _names(noted.get(kind, {}))]
+
+
+def _empty() -> dict[str, dict[str, array[int]]]:
+    return defaultdict(lambda: defaultdict(lambda: array("q")))
+
+
+def _names(noted: Mapping[str, Iterable[int]]) -> list[str]:
+    return [f"{key}/{number}" for key, numbers in noted.items() for number in numbers]
 
 
 @attrs.frozen(kw_only=True)
@@ -131,34 +148,62 @@ class Verdict:
 
 def judge(history: History, stored: Iterable[str] | None) -> Verdict:
     """The verdict over a history; ``stored`` is what the broker's log has, ``None`` where nobody looked."""
-    events = history.events
-    sent = set(history.of("sent"))
-    acknowledged = set(history.of("acknowledged"))
-    started = Counter(event.message for event in events if event.kind == "started")
-    ended = {event.message for event in events if event.kind in ("handled", "dead")}
-    log = None if stored is None else Counter(stored)
+    noted = history.noted()
+    sent, acknowledged, started = (_sets(noted.get(kind, {})) for kind in ("sent", "acknowledged", "started"))
+    ended = _sets(noted.get("handled", {}), noted.get("dead", {}))
+    log = None if stored is None else _read(stored)
+    logged = _sets(log or {})
+    starts = sum(len(numbers) for numbers in noted.get("started", {}).values())
     return Verdict(
-        sent=len(sent),
-        acknowledged=len(acknowledged),
-        lost=sorted(acknowledged - ended) if started else (),
-        unexpected=sorted(set(started) - sent),
-        not_stored=() if log is None else sorted(acknowledged - set(log)),
-        stored_twice=() if log is None else sorted(message for message, count in log.items() if count > 1),
-        handled_again=sum(started.values()) - len(started),
-        disordered=_disordered(event.message for event in events if event.kind == "started"),
-        log_disordered=_disordered(log or ()),
+        sent=_size(sent),
+        acknowledged=_size(acknowledged),
+        lost=_missing(acknowledged, ended) if started else (),
+        unexpected=_missing(started, sent),
+        not_stored=() if log is None else _missing(acknowledged, logged),
+        stored_twice=_twice(log or {}),
+        handled_again=starts - _size(started),
+        disordered=_disordered(noted.get("started", {})),
+        log_disordered=_disordered(log or {}),
         overruns=tuple(history.overruns),
         stall=history.stall,
     )
 
 
-def _disordered(messages: Iterable[str]) -> list[str]:
+def _read(names: Iterable[str]) -> Noted:
+    read: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    for name in names:
+        key, _, number = name.rpartition("/")
+        read[key].append(int(number))
+    return read
+
+
+def _sets(*noted: Noted) -> dict[str, set[int]]:
+    sets: dict[str, set[int]] = defaultdict(set)
+    for each in noted:
+        for key, numbers in each.items():
+            sets[key].update(numbers)
+    return sets
+
+
+def _size(sets: Mapping[str, set[int]]) -> int:
+    return sum(map(len, sets.values()))
+
+
+def _missing(wanted: Mapping[str, set[int]], there: Mapping[str, set[int]]) -> list[str]:
+    return _names({key: sorted(numbers - there.get(key, set())) for key, numbers in wanted.items()})
+
+
+def _twice(noted: Noted) -> list[str]:
+    return _names({
+        key: [number for number, count in Counter(numbers).items() if count > 1] for key, numbers in noted.items()
+        if len(set(numbers)) < len(numbers)
+    })  # fmt: skip
+
+
+def _disordered(noted: Noted) -> list[str]:
     """The keys whose numbers do not rise, going by the first time that each message comes."""
-    seen: dict[str, list[int]] = defaultdict(list)
-    for message in dict.fromkeys(messages):
-        key, _, number = message.rpartition("/")
-        seen[key].append(int(number))
-    return [key for key, numbers in seen.items() if numbers != sorted(numbers)]
+    firsts = {key: list(dict.fromkeys(numbers)) for key, numbers in noted.items()}
+    return [key for key, numbers in firsts.items() if numbers != sorted(numbers)]
 
 
 def name_of(payload: Any) -> str:

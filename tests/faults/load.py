@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from history import History, name_of
 
-from incident_messaging import Delivery, MessagingError, MessagingService, Timeout
+from incident_messaging import BackendUnavailable, Delivery, MessagingError, MessagingService, Timeout
 
 
 class Publishers:
@@ -80,6 +81,64 @@ class Publishers:
                 return
 
 
+class Pipeline:
+    """Threads that publish without waiting, each its own keys in order, as fast as the window lets them.
+
+    What failed is not repeated: its outcome may be unknown, and the next of its key are on their way.
+    """
+
+    def __init__(self, service: MessagingService, history: History, *, threads: int = 2, timeout: float = 30.0) -> None:
+        self._service = service
+        self._history = history
+        self._timeout = timeout
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name="test-pipeline") for number in range(threads)
+        ]
+        self.died: list[BaseException] = []
+
+    def __enter__(self) -> Pipeline:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60.0)
+        assert not [thread for thread in self._threads if thread.is_alive()], "a publisher hangs"
+        assert not self.died, self.died
+        self._service.flush(60.0)
+
+    def _run(self, lane: int) -> None:
+        try:
+            for number in _count(self._stop):
+                self._hand_over({"key": f"p{lane}-{number % 10}", "n": number})
+        except BaseException as error:
+            self.died.append(error)
+
+    def _hand_over(self, payload: dict[str, Any]) -> None:
+        name = name_of(payload)
+        self._history.note("sent", name)
+        while True:
+            begun = time.monotonic()
+            try:
+                future = self._service.publish_nowait("load", payload, key=payload["key"], block=1.0)
+            except BackendUnavailable:  # the window is full: that is how a broker that is away is felt
+                self._history.call(f"handing over {name}", time.monotonic() - begun, 1.0)
+                if self._stop.is_set():
+                    return
+            else:
+                future.add_done_callback(partial(self._ended, name, begun))
+                return
+
+    def _ended(self, name: str, begun: float, future: Any) -> None:
+        self._history.call(f"publish of {name}", time.monotonic() - begun, self._timeout)
+        error = future.exception()
+        unknown = isinstance(error, Timeout) and error.maybe_delivered
+        self._history.note("acknowledged" if error is None else "unknown" if unknown else "failed", name)
+
+
 def last(seconds: float) -> None:
     """Let a fault last: what is tested is that nothing else than time ends it."""
     time.sleep(seconds)
@@ -112,4 +171,13 @@ def handlers(
 
 def all_handled(history: History) -> Callable[[], bool]:
     """Whether everything that was acknowledged was handled."""
-    return lambda: set(history.of("acknowledged")) <= set(history.of("handled", "dead"))
+
+    def all_ended() -> bool:
+        noted = history.noted()
+        ended = [noted.get("handled", {}), noted.get("dead", {})]
+        return all(
+            set(numbers) <= set().union(*(each.get(key, ()) for each in ended))
+            for key, numbers in noted.get("acknowledged", {}).items()
+        )
+
+    return all_ended

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from history import History, name_of
 from load import last
+from programs import HEAD, said
 from rigs import Rig
-from test_process_faults import HEAD, said
 from waiting import until
 
 from incident_messaging import MessagingService
@@ -48,7 +48,7 @@ def handle(delivery):
 retry = RetryPolicy(max_attempts=int(sys.argv[5]))
 for topic in ("load", "other"):
     service.subscribe(topic, group="g", callback=handle, concurrency=4, prefetch=20, retry=retry, timeout=40.0)
-history.note("ready", "")
+history.note("ready", "process/0")
 service.run_until_signal()
 """
 )
