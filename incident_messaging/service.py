@@ -417,17 +417,17 @@ class MessagingService:
         place is kept open for 30 s, so that a second call costs no group join; then it leaves the group
         and gives back what it holds. Errors as `subscribe`.
         """
-        asked = (topic, message_type if isinstance(message_type, type) else repr(message_type), group, auto_ack,
-                 start, backend_of(backend))  # fmt: skip
+        where = (topic, group, backend_of(backend))
+        asked = (message_type if isinstance(message_type, type) else repr(message_type), start)
         wish = Wish(topic=topic, group=group, auto_ack=False, start=start, prefetch=1)
-        place = self._places.take(asked, lambda: self._place(wish, message_type, backend))
+        place = self._places.take(where, asked, lambda: self._place(wish, message_type, backend))
         try:
             delivery = next(iter(Hands(place).take(1, Deadline.after(timeout))), None)
             if delivery is not None and auto_ack:
                 delivery.ack()
             return delivery
         finally:
-            self._places.keep(asked, place)
+            self._places.keep(where, asked, place)
 
     def handler(self, topic: str, message_type: Any = dict, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Declare a function as the handler of a topic; `start_handlers` subscribes it.

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,10 @@ class NatsServer(BrokerProcess):
             return {}
         finally:
             connection.close()
+
+    def reload(self) -> None:
+        """Have the server read its configuration again, and the files that it includes: users and their rights."""
+        self._signal(signal.SIGHUP)
 
     def _prepare(self) -> Sequence[str]:
         path = self.folder / "nats.conf"

@@ -398,8 +398,8 @@ class Intake(Generic[T]):
             return False
         if not self._told_of_suspects:
             self._told_of_suspects = True
-            log.warning("%s: a process died with messages in hand, from %s on; they are handled one at a time",
-                        self.plan.name, received.position)  # fmt: skip
+            words = "%s: messages from %s on were not given back by who had them; they are handled one at a time"
+            log.warning(words, self.plan.name, received.position)
         if WARD.admit(self, entry, deadline) and self._mark(entry, entry.attempt + 1, deadline):
             return True
         with self._changed:

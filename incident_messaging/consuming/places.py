@@ -15,44 +15,52 @@ KEEP = 30.0
 
 
 class OpenPlaces:
-    """Idle intakes by what was asked for; each is used by one call at a time."""
+    """Idle intakes by place and by what else was asked for; each is used by one call at a time."""
 
     def __init__(self, timer: CallbackThread) -> None:
         self._timer = timer
         self._lock = threading.Lock()
-        self._idle: dict[Hashable, list[Intake[Any]]] = {}
+        self._idle: dict[Hashable, dict[Intake[Any], Hashable]] = {}
         self._until: dict[Intake[Any], float] = {}
 
-    def take(self, asked: Hashable, subscribe: Callable[[], Intake[Any]]) -> Intake[Any]:
-        """An idle place whose last delivery is settled, or a new one."""
-        with self._lock:
-            places = self._idle.get(asked, [])
-            free = next((place for place in places if not place.in_hand), None)
-            if free is not None:
-                places.remove(free)
-                self._until.pop(free, None)
-        if free is None:
-            return subscribe()
-        if free.closed or free.error is not None:
-            free.close()
-            return subscribe()
-        return free
+    def take(self, place: Hashable, asked: Hashable, subscribe: Callable[[], Intake[Any]]) -> Intake[Any]:
+        """An idle intake whose last delivery is settled, or a new one.
 
-    def keep(self, asked: Hashable, place: Intake[Any]) -> None:
-        """Keep the place idle for `KEEP` seconds; then it leaves, and gives back what it holds."""
+        Those of the same place that were asked for something else leave: they would hold back what it is for.
+        """
         with self._lock:
-            self._idle.setdefault(asked, []).append(place)
-            self._until[place] = now() + KEEP
-        self._timer.submit(lambda: self._expire(asked, place), KEEP)
+            idle = [intake for intake in self._idle.get(place, {}) if not intake.in_hand]
+            kinds = {intake: self._remove(place, intake) for intake in idle}
+        usable = [
+            intake for intake, kind in kinds.items() if kind == asked and not intake.closed and intake.error is None
+        ]
+        chosen = usable[0] if usable else None
+        for intake in usable[1:]:
+            self.keep(place, asked, intake)
+        for intake in kinds.keys() - set(usable):
+            intake.close()
+        return chosen or subscribe()
 
-    def _expire(self, asked: Hashable, place: Intake[Any]) -> None:
+    def keep(self, place: Hashable, asked: Hashable, intake: Intake[Any]) -> None:
+        """Keep an intake idle for `KEEP` seconds; then it leaves, and gives back what it holds."""
         with self._lock:
-            idle = self._idle.get(asked, [])
-            expired = place in idle and now() >= self._until[place]  # not used again since
+            self._idle.setdefault(place, {})[intake] = asked
+            self._until[intake] = now() + KEEP
+        self._timer.submit(lambda: self._expire(place, intake), KEEP)
+
+    def _expire(self, place: Hashable, intake: Intake[Any]) -> None:
+        with self._lock:
+            expired = intake in self._idle.get(place, {}) and now() >= self._until[intake]  # not used again since
             if expired:
-                idle.remove(place)
-                del self._until[place]
-            if not idle:
-                self._idle.pop(asked, None)
+                self._remove(place, intake)
         if expired:
-            place.close()
+            intake.close()
+
+    def _remove(self, place: Hashable, intake: Intake[Any]) -> Hashable:
+        """What an intake was asked for, which is idle no more. Under the lock."""
+        del self._until[intake]
+        idle = self._idle[place]
+        asked = idle.pop(intake)
+        if not idle:
+            del self._idle[place]
+        return asked

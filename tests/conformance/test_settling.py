@@ -245,6 +245,20 @@ def test_consume_one_twice(bench: Bench) -> None:
 
 
 @needs("keeps")
+def test_consume_one_asked_in_another_way_is_not_held_up_by_its_own_place(bench: Bench) -> None:
+    service = bench.service
+    bench.publish("orders", range(3), key="k")
+    first = service.consume_one("orders", group="g", timeout=PATIENCE)
+    second = service.consume_one("orders", Any, group="g", timeout=PATIENCE, auto_ack=False)
+    assert second is not None
+    second.ack()
+    third = service.consume_one("orders", group="g", timeout=PATIENCE, auto_ack=False)
+    assert first is not None
+    assert third is not None
+    assert numbers([first, second, third]) == [0, 1, 2]
+
+
+@needs("keeps")
 def test_consume_one_without_auto_ack_is_settled_by_hand(bench: Bench) -> None:
     service = bench.new_service()
     bench.publish("orders", range(3), key="k")

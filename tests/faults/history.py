@@ -86,7 +86,8 @@ class History:
                     kind: {key: array("q", each) for key, each in keys.items()} for kind, keys in self._noted.items()
                 }
         read = _empty()
-        for line in self._file.read_text().splitlines() if self._file.exists() else ():
+        text = self._file.read_text() if self._file.exists() else ""
+        for line in text[: text.rfind("\n") + 1].splitlines():  # the last one may be on its way
             kind, message, _, _ = json.loads(line)
             key, _, number = message.rpartition("/")
             read[kind][key].append(int(number or 0))

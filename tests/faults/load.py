@@ -23,7 +23,7 @@ class Publishers:
 
     def __init__(
         self, service: MessagingService, history: History, *, topic: str = "load", threads: int = 4,
-        timeout: float = 10.0, repeat_unknown: bool = True, pause: float = 0.0,
+        timeout: float = 10.0, repeat_unknown: bool = True, pause: float = 0.0, tries: int = 100,
     ) -> None:  # fmt: skip
         self._service = service
         self._history = history
@@ -31,6 +31,7 @@ class Publishers:
         self._timeout = timeout
         self._repeat_unknown = repeat_unknown
         self._pause = pause
+        self._tries = tries
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(f"p{number}",), name="test-publisher") for number in range(threads)
@@ -65,7 +66,7 @@ class Publishers:
         name = name_of(payload)
         message: Any = payload
         self._history.note("sent", name)
-        for _ in range(100):
+        for _ in range(self._tries):
             begun = time.monotonic()
             try:
                 self._service.publish(self._topic, message, key=payload["key"], timeout=self._timeout)

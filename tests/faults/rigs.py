@@ -18,7 +18,7 @@ import nats
 from history import name_of
 from proxy import Proxy, proxy
 
-from incident_messaging.brokers import KafkaBroker, NatsServer
+from incident_messaging.brokers import KafkaBroker, KafkaCluster, NatsCluster, NatsServer
 from incident_messaging.brokers.ports import free_port
 
 PREFIX = "faults"
@@ -51,7 +51,8 @@ class Rig(ABC):
 class NatsRig(Rig):
     def stored(self, topic: str) -> list[str]:
         async def read() -> list[str]:
-            client = await nats.connect(self.broker.url)  # type: ignore[union-attr]
+            login = {name: self.settings["nats"].get(name) for name in ("user", "password")}
+            client = await nats.connect(self.broker.url, **login)  # type: ignore[union-attr]
             place = await client.jetstream().pull_subscribe(f"{PREFIX}.{topic}", stream=PREFIX.upper())
             found: list[str] = []
             pending = (await place.consumer_info()).num_pending
@@ -74,7 +75,7 @@ class KafkaRig(Rig):
             partitions = consumer.list_topics(f"{PREFIX}.{topic}", timeout=10).topics[f"{PREFIX}.{topic}"].partitions
             for number in partitions:
                 place = confluent_kafka.TopicPartition(f"{PREFIX}.{topic}", number, 0)
-                _, end = consumer.get_watermark_offsets(place, timeout=10)
+                end = _end_of(consumer, place)
                 consumer.assign([place])
                 at = 0
                 while at < end:
@@ -88,19 +89,96 @@ class KafkaRig(Rig):
         return found
 
 
+def _end_of(consumer: confluent_kafka.Consumer, place: confluent_kafka.TopicPartition) -> int:
+    """The partition's end; a broker that was frozen or restarted may need a moment to lead it again."""
+    for _ in range(30):
+        try:
+            _, end = consumer.get_watermark_offsets(place, timeout=10)
+        except confluent_kafka.KafkaException as error:
+            if (
+                not error.args[0].retriable()
+                and error.args[0].code() != confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION
+            ):
+                raise
+            consumer.poll(1.0)
+        else:
+            return end
+    raise AssertionError(f"nobody leads {place}")
+
+
+@attrs.define
+class NatsClusterRig(NatsRig):
+    cluster: NatsCluster = attrs.field(kw_only=True)
+
+    def leader(self, _topic: str) -> NatsServer:
+        """Who leads the topic's stream."""
+
+        async def ask() -> str:
+            client = await nats.connect(self.cluster.urls)
+            info = await client.jetstream().stream_info(PREFIX.upper())
+            await client.close()
+            assert info.cluster is not None
+            return info.cluster.leader or ""
+
+        name = asyncio.run(ask())
+        (leader,) = [node for node in self.cluster.nodes if node.monitor("/varz")["server_name"] == name]
+        return leader
+
+
+@attrs.define
+class KafkaClusterRig(KafkaRig):
+    cluster: KafkaCluster = attrs.field(kw_only=True)
+
+    def leader(self, topic: str) -> KafkaBroker:
+        """Who leads the topic's first partition."""
+        client = confluent_kafka.Consumer({"bootstrap.servers": self.cluster.bootstrap_servers, "group.id": "look"})
+        try:
+            partition = client.list_topics(f"{PREFIX}.{topic}", timeout=10).topics[f"{PREFIX}.{topic}"].partitions[0]
+        finally:
+            client.close()
+        assert len(partition.replicas) == 3
+        (leader,) = [node for node in self.cluster.nodes if node.node_id == partition.leader]
+        return leader
+
+
+def nats_settings(port: int) -> dict[str, Any]:
+    nats = {"servers": [f"nats://127.0.0.1:{port}"], "ping_interval_secs": 1, "ack_wait_ms": 4_000}
+    return {"backend": "nats", "topic_prefix": PREFIX, "nats": nats}
+
+
+def kafka_settings(port: int) -> dict[str, Any]:
+    kafka = {
+        "bootstrap_servers": f"127.0.0.1:{port}",
+        "partitions": 3,
+        "session_timeout_ms": 6_000,
+        "auto_commit_interval_ms": 500,
+    }
+    return {"backend": "kafka", "topic_prefix": PREFIX, "kafka": kafka}
+
+
+@contextmanager
+def nats_cluster_rig() -> Iterator[NatsClusterRig]:
+    with NatsCluster(3) as cluster, proxy(cluster.nodes[0].port) as between:
+        nats = {"servers": cluster.urls, "ping_interval_secs": 1, "ack_wait_ms": 4_000}
+        settings = {"backend": "nats", "topic_prefix": PREFIX, "nats": nats}
+        yield NatsClusterRig(cluster.nodes[0], between, settings, order_survives_losses=False, cluster=cluster)
+
+
+@contextmanager
+def kafka_cluster_rig() -> Iterator[KafkaClusterRig]:
+    with KafkaCluster(3) as cluster, proxy(cluster.nodes[0].port) as between:
+        kafka = {"bootstrap_servers": cluster.bootstrap_servers, "partitions": 3, "session_timeout_ms": 6_000}
+        settings = {"backend": "kafka", "topic_prefix": PREFIX, "kafka": kafka}
+        yield KafkaClusterRig(cluster.nodes[0], between, settings, cluster=cluster)
+
+
+CLUSTERS = {"nats": nats_cluster_rig, "kafka": kafka_cluster_rig}
+
+
 @contextmanager
 def nats_rig() -> Iterator[Rig]:
     with NatsServer() as server, proxy(server.port) as between:
-        settings = {
-            "backend": "nats",
-            "topic_prefix": PREFIX,
-            "nats": {
-                "servers": [f"nats://127.0.0.1:{between.port}"],
-                "ping_interval_secs": 1,
-                "ack_wait_ms": 4_000,
-            },
-        }
-        yield NatsRig(server, between, settings, order_survives_losses=False)
+        yield NatsRig(server, between, nats_settings(between.port), order_survives_losses=False)
 
 
 @contextmanager
@@ -109,17 +187,7 @@ def kafka_rig() -> Iterator[Rig]:
     listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
     broker = KafkaBroker(config=listeners)
     with proxy(broker.port, port) as between, broker:
-        settings = {
-            "backend": "kafka",
-            "topic_prefix": PREFIX,
-            "kafka": {
-                "bootstrap_servers": f"127.0.0.1:{port}",
-                "partitions": 3,
-                "session_timeout_ms": 6_000,
-                "auto_commit_interval_ms": 500,
-            },
-        }
-        yield KafkaRig(broker, between, settings)
+        yield KafkaRig(broker, between, kafka_settings(port))
 
 
 RIGS = {"nats": nats_rig, "kafka": kafka_rig}

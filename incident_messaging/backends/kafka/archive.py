@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from incident_messaging.backends.base import Archive
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.link import DebugLog, log
-from incident_messaging.backends.kafka.records import received
+from incident_messaging.backends.kafka.records import raw_headers, received
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, Timeout
@@ -52,7 +52,9 @@ class TopicArchive(Archive):
 
     def remove(self, messages: Sequence[Received]) -> None:
         """See `Archive.remove`."""
-        failed: list[Any] = []
+        if not messages:
+            return
+        failed: list[MessagingError] = []
         places = [(message.position.partition or 0, message.position.offset or 0) for message in messages]
         producer = Producer(settings.producer(self._config), logger=DebugLog())
         for partition, offset in places:
@@ -63,16 +65,19 @@ class TopicArchive(Archive):
         if producer.flush(self._patience):
             raise Timeout(f"{self._topic}: Kafka has not confirmed what was to be removed", backend="kafka")
         if failed:
-            raise errors.publish(failed[0], self._topic)
+            raise failed[0]
         for partition, offset in places:
             self._removed.setdefault(partition, set()).add(offset)
         self._trim({partition for partition, _ in places})
 
-    def _marked(self, error: Any, mark: Message[Any, Any], failed: list[Any]) -> None:
+    def _marked(self, error: Any, mark: Message[Any, Any], failed: list[MessagingError]) -> None:
+        offset = mark.offset()
         if error is not None:
-            failed.append(error)
+            failed.append(errors.publish(error, self._topic))
+        elif offset is None or offset < 0:
+            failed.append(errors.no_offset(self._topic))
         else:
-            self._removed.setdefault(mark.partition() or 0, set()).add(mark.offset() or 0)
+            self._removed.setdefault(mark.partition() or 0, set()).add(offset)
 
     def close(self) -> None:
         """See `Archive.close`."""
@@ -155,7 +160,7 @@ class TopicArchive(Archive):
 
 def _named_by(message: Message[Any, Any]) -> set[int]:
     """The offsets that a mark takes out, its own and the one that it names; none of any other record."""
-    named: Any = dict(message.headers() or ()).get(_MARK)
+    named: Any = dict(raw_headers(message)).get(_MARK)
     if message.value() is not None or not named or not named.isdigit():
         return set()
     return {message.offset() or 0, int(named)}

@@ -51,6 +51,9 @@ _PROBE = 0.5
 #: How long the helper waits for one answer of the broker before it looks whether it is still wanted.
 _ANSWER = 2.0
 
+#: Seconds that it takes to tell the sender of one record that nothing more is known of it.
+_TELLING = 5e-5
+
 
 class KafkaBroker(MessageProducer):
     """Kafka as a producer, and the maker of its consumers.
@@ -126,7 +129,8 @@ class KafkaBroker(MessageProducer):
             consumer.stop(deadline)
         for consumer in consumers:
             consumer.close(deadline)
-        if not self._await_end(Deadline.after((deadline.left() or 0.0) + GRACE)):
+        telling = _TELLING * len(self._pending)
+        if not self._await_end(Deadline.after(max(0.0, (deadline.left() or 0.0) + GRACE - telling))):
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
             self._lost = max(self._lost, self._give_up())
         for thread in filter(None, threads):

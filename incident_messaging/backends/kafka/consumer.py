@@ -29,7 +29,8 @@ _RETRY = 0.1
 _CONFIRMS = 10.0
 #: The time that the last commit has at least, even when `close` has none.
 _LAST_COMMIT = 0.2
-_GOOD_BYE = 0.3
+#: How long a leave waits for a change of members that is under way: they learn of it by their next heartbeat.
+_GOOD_BYE = 4.0
 _QUICK = 0.005
 #: How often a broker that computes assignments by itself (KIP-848) is reminded of a changed subscription.
 #: It answers a change with the old assignment, and tells the new one only when the member asks again: 5 s later.
@@ -184,11 +185,14 @@ class GroupConsumer(PollingConsumer):
         self._leave_group(client)
 
     def _leave_group(self, client: Consumer) -> None:
-        """Say good-bye. A close alone says none where nothing is assigned, and the others then wait for us."""
+        """Say good-bye. A close alone says none where nothing is assigned, and the others then wait for us.
+
+        librdkafka puts off a leave until it knows what came of the last change of members.
+        """
         if self._config.kafka.group_protocol != "classic":
             return
         client.unsubscribe()
-        deadline = Deadline.after(_GOOD_BYE)
+        deadline = Deadline.after(max(_LAST_COMMIT, self._stop_by.wait(_GOOD_BYE)))
         while not deadline.over and client.memberid():
             client.poll(_QUICK)
 
@@ -288,6 +292,7 @@ class BroadcastConsumer(PollingConsumer):
         return settings.consumer(self._config, self._spec)
 
     def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
+        places.check(self._spec.start, [(topic, number) for topic, count in topics.items() for number in range(count)])
         self.persist("the topics' offsets", lambda: self._add(client, topics, self._spec.start))
 
     def _follow(self, client: Consumer, topics: dict[str, int]) -> None:

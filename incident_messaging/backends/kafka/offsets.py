@@ -100,6 +100,13 @@ class Partition:
         """Whether the broker has confirmed a mark."""
         return self._marks_confirmed >= mark
 
+    def jump(self, offset: int) -> None:
+        """What lies before an offset is lost, and that is told: the group goes on from there."""
+        self._order.clear()
+        self._unsettled.clear()
+        self.position = self._head = self.committable = offset
+        self.sent = -1
+
     def leave(self) -> None:
         """Deliver nothing more: the next commit says that everything was given back."""
         self._leaving = True

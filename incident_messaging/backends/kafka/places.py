@@ -16,7 +16,7 @@ from incident_messaging.backends.base import Start
 from incident_messaging.backends.kafka import notes
 from incident_messaging.backends.kafka.notes import Note
 from incident_messaging.backends.kafka.offsets import Place
-from incident_messaging.errors import ConsumeFailed
+from incident_messaging.errors import ConfigurationError, ConsumeFailed
 from incident_messaging.record import Position
 
 #: What Kafka's ListOffsets takes for a time, beside Unix milliseconds.
@@ -47,6 +47,7 @@ class Places:
             KafkaException: No answer, or refused.
         """
         known = frozenset(known)
+        check(self._start, known)
         if not any(stored.offset >= 0 for stored in committed(client, known, timeout)):
             self._starting = known
 
@@ -76,6 +77,14 @@ def committed(client: Consumer, places: Iterable[Place], timeout: float) -> list
     return [Placed((found.topic, found.partition), found.offset, notes.read(found.metadata)) for found in answered]
 
 
+def check(start: Start, known: Iterable[Place]) -> None:
+    """Raise `ConfigurationError` for a position in a partition that is not there, where some are."""
+    there = sorted(known)
+    if isinstance(start, Position) and there and (start.topic, start.partition) not in there:
+        names = ", ".join(f"{topic}-{number}" for topic, number in there[:10])
+        raise ConfigurationError(f"start {start} is in no partition of the subscription: it reads {names}")
+
+
 def begins(client: Consumer, places: Iterable[Place], start: Start, timeout: float) -> dict[Place, int]:
     """The offsets that a start stands for."""
     if isinstance(start, Position):
@@ -83,15 +92,16 @@ def begins(client: Consumer, places: Iterable[Place], start: Start, timeout: flo
         others = begins(client, set(places) - set(named), "earliest", timeout)
         return others | dict.fromkeys(named, start.offset or 0)
     if isinstance(start, datetime):
-        found = _at(client, places, int(start.timestamp() * 1000), timeout)
+        found = _at(client, places, max(0, int(start.timestamp() * 1000)), timeout)
         behind = [place for place, offset in found.items() if offset < 0]  # nothing is that young
         return found | _at(client, behind, _LATEST, timeout)
     return _at(client, places, _EARLIEST if start == "earliest" else _LATEST, timeout)
 
 
-def lost(client: Consumer, place: Place, offset: int | None, timeout: float) -> ConsumeFailed:
-    """The error for a place that the broker no longer has, saying how much may be missing."""
+def lost(client: Consumer, place: Place, offset: int | None, timeout: float) -> tuple[int | None, ConsumeFailed]:
+    """For a place that the broker no longer has: where the partition begins now, and the error that says so."""
     topic, number = place
+    low = None
     try:
         low = _at(client, [place], _EARLIEST, timeout)[place]
         high = _at(client, [place], _LATEST, timeout)[place]
@@ -106,7 +116,7 @@ def lost(client: Consumer, place: Place, offset: int | None, timeout: float) -> 
                 f"read is missing, and up to {high - low} messages of the new one were not read"
             )
     text = f"Kafka no longer has the place {topic}-{number}-{offset}: {missing}"
-    return ConsumeFailed(text, code="lost_place", backend="kafka")
+    return low, ConsumeFailed(text, code="lost_place", backend="kafka")
 
 
 def vanished(place: Place) -> ConsumeFailed:

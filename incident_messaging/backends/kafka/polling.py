@@ -85,6 +85,7 @@ class PollingConsumer(MessageConsumer):
         self._waiting_for = "the broker"
         self._last_trouble = ""
         self._abandoned = False
+        self._wanted = 1  # bytes of the next message that waits for room
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
@@ -258,9 +259,9 @@ class PollingConsumer(MessageConsumer):
                 self._changed.notify_all()
 
     def _room(self) -> int:
-        """How many messages may be delivered now, going by their number."""
+        """How many messages may be delivered now, going by their number; none if the next is too large for now."""
         ledger, spec = self._ledger, self._spec
-        if ledger.count and ledger.size >= spec.prefetch_bytes:
+        if ledger.count and ledger.size + self._wanted > spec.prefetch_bytes:
             return 0
         return max(0, spec.prefetch - ledger.count)
 
@@ -300,11 +301,12 @@ class PollingConsumer(MessageConsumer):
         batch = []
         self._held = False
         with self._changed:
-            ledger = self._ledger
+            ledger, self._wanted = self._ledger, 1
             while self._overflow and ledger.count < self._spec.prefetch:
                 record = self._overflow[0]
                 partition, offset, _ = record.token
                 if ledger.count and ledger.size + record.size > self._spec.prefetch_bytes:
+                    self._wanted = record.size
                     break
                 if not partition.may_deliver(offset):
                     self._held = True
@@ -382,9 +384,14 @@ class PollingConsumer(MessageConsumer):
         """An error among the messages."""
         place = _place(message)
         if error.code() in _LOST:
-            if self._ledger.get(place) is None or place[0] in self._log.remade:
+            partition = self._ledger.get(place)
+            if partition is None or place[0] in self._log.remade:
                 return  # taken away, or about to be
-            raise places.lost(client, place, message.offset(), ANSWER)
+            begins, error_to_tell = places.lost(client, place, message.offset(), ANSWER)
+            if begins is not None:  # told once: the next subscription goes on from there
+                with self._changed:
+                    partition.jump(begins)
+            raise error_to_tell
         if error.fatal() or error.code() in errors.DENIED:
             raise errors.subscribe(error, self._spec.topic)
         self._trouble(error)

@@ -7,10 +7,12 @@ that writing it again gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import Message
 
+from incident_messaging.backends.kafka.link import log
 from incident_messaging.record import NO_HEADERS, Position, Received, Record
 
 
@@ -29,7 +31,7 @@ def header_pairs(record: Record) -> list[tuple[str, str | bytes | None]]:
 def received(message: Message[Any, Any], token: Any) -> Received:
     """A message as it came in; it must not be an error."""
     key: Any = message.key()
-    pairs = _raw_headers(message)
+    pairs = raw_headers(message)
     headers = {name: value.decode("utf-8", "surrogateescape") for name, value in pairs} if pairs else NO_HEADERS
     position = Position(topic=message.topic(), partition=message.partition(), offset=message.offset())
     return Received(
@@ -45,6 +47,17 @@ def received(message: Message[Any, Any], token: Any) -> Received:
     )
 
 
-def _raw_headers(message: Message[Any, Any]) -> Sequence[tuple[str, bytes]]:
-    raw: Any = message.headers()
+def raw_headers(message: Message[Any, Any]) -> Sequence[tuple[str, bytes]]:
+    """The pairs as they came; none of them where the name of one is no UTF-8."""
+    try:
+        raw: Any = _headers(message)
+    except SystemError:
+        log.warning("headers of %s-%s-%s cannot be read", message.topic(), message.partition(), message.offset())
+        return ()
     return [(name, value or b"") for name, value in raw] if raw else ()
+
+
+#: ``message.headers()``, by a way on which CPython looks whether a C function has failed. confluent-kafka reads names
+#: strictly, and returns a list with a hole in it where one is no UTF-8: a plain call, once the interpreter has
+#: specialised it, takes that list, and who reads it crashes the process.
+_headers = methodcaller("headers")

@@ -19,9 +19,9 @@ from incident_messaging.backends.nats.pull import Puller, Token
 from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, NoCover, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import BackendUnavailable, MessagingError, SubscribeFailed, Timeout
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError, SubscribeFailed, Timeout
 from incident_messaging.eventloop import EventLoop, Mailbox
-from incident_messaging.record import Received
+from incident_messaging.record import Position, Received
 
 _log = logging.getLogger("incident_messaging.nats")
 
@@ -144,6 +144,7 @@ class JetStreamConsumer(MessageConsumer):
             if self._spec.dead_letter_topic is not None:
                 await self._tools.streams.cover(self._spec.dead_letter_topic)
             names = await self._tools.streams.cover(self._spec.topic)
+            self._check_start(names)
             self._waits_for = "its place on the stream"
             for name in names:
                 await self._add(name, self._spec.start)
@@ -163,6 +164,12 @@ class JetStreamConsumer(MessageConsumer):
         self._connection.attach(self)
         self._tick()
         self._ask()
+
+    def _check_start(self, streams: Sequence[str]) -> None:
+        start = self._spec.start
+        if isinstance(start, Position) and streams and start.stream not in streams:
+            words = f"start {start} is in no stream of the subscription: {self._spec.topic} is kept by"
+            raise ConfigurationError(f"{words} {', '.join(streams)}")
 
     async def _add(self, stream: str, start: Start) -> None:
         place = self._place(stream, start)

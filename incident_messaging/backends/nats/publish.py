@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from incident_messaging.backends.base import Done
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
 from incident_messaging.backends.nats.wire import acknowledgement, encode_headers, publish_command, status_of
-from incident_messaging.deadline import Deadline
+from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import (
     BackendUnavailable,
     MessagingError,
@@ -31,6 +32,8 @@ _log = logging.getLogger("incident_messaging.nats")
 _RESERVE = 16 * 1024
 #: The server's own limit for the header block of a stored message.
 _MOST_HEADERS = 65_535
+#: An earlier try of the same id is on its way through the cluster: that one, or the next, is stored.
+_IN_PROCESS = 10158
 #: Seconds between two tries while a stream takes nothing.
 _PAUSE = 0.1
 _ADDED = ("x-dlq-", "x-redrive-")
@@ -39,7 +42,7 @@ _ADDED = ("x-dlq-", "x-redrive-")
 class Pending:
     """A record on its way."""
 
-    __slots__ = ("deadline", "done", "record", "rehomed", "sent")
+    __slots__ = ("deadline", "done", "record", "rehomed", "sent", "sent_at")
 
     def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
         self.record = record
@@ -47,6 +50,8 @@ class Pending:
         self.done = done
         #: Written to a connection at least once: the broker may have it.
         self.sent = False
+        #: When that was, the last time.
+        self.sent_at = 0.0
         #: There was a stream for it already when it was looked for.
         self.rehomed = False
 
@@ -54,8 +59,9 @@ class Pending:
 class Publisher:
     """Records in the order in which they were handed over, until each has its outcome.
 
-    Guarantees: ``done`` once for each; after a reconnect all that have no outcome are sent again in
-    their order, under the same id, which the server knows when it has stored them already.
+    Guarantees: ``done`` once for each; what has no outcome is sent again in its order, under the same id, which
+    the server knows when it has stored it already: after a reconnect, and where the server is there and has not
+    acknowledged for so long that a stream's leader must have gone with it.
     """
 
     #: Whether a record goes out only where a stream keeps it.
@@ -91,6 +97,8 @@ class Publisher:
             numbers.append(self._last)
             at = pending.deadline.at or 0.0
             earliest = at if earliest is None or at < earliest else earliest
+        if earliest is not None and self._wants_stream:
+            earliest = min(earliest, now() + self._patience)
         self._empty.clear()
         if self._connection.online:
             self._send(numbers)
@@ -141,14 +149,14 @@ class Publisher:
         if not self._looked:
             self._look(numbers)
             return
-        commands = []
+        commands, time = [], now()
         for number in numbers:
             pending = self._pending[number]
             if pending.record.topic in self._held:
                 continue
             command = self._command(number, pending.record)
             if command is not None:
-                pending.sent = True
+                pending.sent, pending.sent_at = True, time
                 commands.append(command)
         self._connection.write(b"".join(commands))
 
@@ -202,6 +210,9 @@ class Publisher:
             self._no_stream(pending)
             return
         position, duplicate, error = acknowledgement(body)
+        if error and error.get("err_code") == _IN_PROCESS:
+            asyncio.get_running_loop().call_later(_PAUSE, self._send_again, [number], True)
+            return
         self._end(number, position, duplicate, _refused(pending.record, error) if error else None)
 
     def _end(
@@ -262,7 +273,7 @@ class Publisher:
             self._pending[number].rehomed = True
         self._send(numbers)
 
-    # -- deadlines ------------------------------------------------------------------------------------------
+    # -- time -----------------------------------------------------------------------------------------------
 
     def _wake_at(self, at: float | None) -> None:
         """Have the timer ring at the earliest deadline; an ended record may leave it ringing for nothing."""
@@ -279,7 +290,23 @@ class Publisher:
         for number, pending in list(self._pending.items()):
             if pending.deadline.over:
                 self._end(number, error=self._too_late(pending))
-        self._wake_at(min((each.deadline.at or 0.0 for each in self._pending.values()), default=None))
+        at = min((each.deadline.at or 0.0 for each in self._pending.values()), default=None)
+        if at is not None and self._wants_stream:
+            self._ask_for_unanswered()
+            at = min(at, now() + self._patience)
+        self._wake_at(at)
+
+    def _ask_for_unanswered(self) -> None:
+        """Send again what the server has read long ago, and what the stream's leader seems not to have got."""
+        since = now() - self._patience
+        late = [number for number, pending in self._pending.items() if pending.sent and pending.sent_at <= since]
+        if late and self._connection.online:
+            # A server that is frozen gives no PONG; what it has not read need not be written twice.
+            self._connection.confirm(partial(self._send_again, late))
+
+    def _send_again(self, numbers: Iterable[int], there: bool) -> None:
+        if there and self._connection.online:
+            self._send([number for number in numbers if number in self._pending])
 
     def _too_late(self, pending: Pending) -> MessagingError:
         if pending.sent:

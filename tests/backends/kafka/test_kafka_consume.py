@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from by_hand import produce_by_hand
 from kafka_kit import QUIET, Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
@@ -426,3 +427,23 @@ def test_open_says_what_it_waited_for(new_kafka: NewBroker, kafka_broker: Any, t
     with takes(at_most=0.3), pytest.raises(Timeout, match="it waited for"):
         reader.open(0.0)
     reader.close()
+
+
+def test_a_header_whose_name_is_no_text_ends_nothing(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
+    """confluent-kafka cannot read it, and neither send it: it goes out by hand, as another client's would."""
+    raw.make(topic)
+    reader = read(kafka, topic)
+    produce_by_hand(raw.settings["bootstrap.servers"], topic, b"odd", [(b"na\xffme", b"v")])
+    raw.produce(topic, ["after"])
+    assert reader.wait(2) == ["odd", "after"]
+    assert reader.seen[0].headers == {}
+
+
+def test_waiting_for_room_in_bytes_costs_nothing(kafka: KafkaBroker, read: Read, topic: str) -> None:
+    publish(kafka, topic, ["x" * 60_000] * 5)
+    reader = read(kafka, topic, acks=False, prefetch_bytes=100_000)
+    reader.wait(1)
+    begun, seconds = time.process_time(), 1.0
+    threading.Event().wait(seconds)
+    assert time.process_time() - begun < seconds / 2, "the consumer's thread does not turn in circles"
+    assert len(reader.seen) == 1

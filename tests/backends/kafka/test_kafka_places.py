@@ -12,7 +12,7 @@ from kafka_kit import QUIET, Raw, Reader, publish
 from waiting import until
 
 from incident_messaging.backends.kafka.broker import KafkaBroker
-from incident_messaging.errors import ConsumeFailed
+from incident_messaging.errors import ConfigurationError, ConsumeFailed
 from incident_messaging.record import Position
 
 NewBroker = Callable[..., KafkaBroker]
@@ -33,7 +33,7 @@ def before_and_after(kafka: KafkaBroker, topic: str) -> datetime:
 @GROUPS
 @pytest.mark.parametrize(
     ("start", "first"),
-    [("earliest", 0), ("latest", 10), ("datetime", 5), ("future", 10), ("position", 7), ("elsewhere", 0)],
+    [("earliest", 0), ("latest", 10), ("datetime", 5), ("future", 10), ("position", 7)],
 )
 def test_where_a_new_place_begins(
     kafka: KafkaBroker, read: Read, topic: str, start: str, first: int, group: str | None
@@ -43,7 +43,6 @@ def test_where_a_new_place_begins(
         "datetime": moment,
         "future": datetime.fromtimestamp(time.time() + 3600, UTC),
         "position": Position(topic=topic, partition=0, offset=7),
-        "elsewhere": Position(topic=topic, partition=5, offset=7),
     }
     reader = read(kafka, topic, group=group, start=starts.get(start, start))
     publish(kafka, topic, [10])
@@ -116,6 +115,29 @@ def test_deleted_while_the_group_was_away(kafka: KafkaBroker, raw: Raw, read: Re
     error = read(kafka, topic).wait_ended()
     assert isinstance(error, ConsumeFailed)
     assert "5 messages may be missing (offsets 4 to 8)" in str(error)
+    # Told once: the group can be used again, and goes on with what is there.
+    assert read(kafka, topic).wait(1) == ["9"]
+
+
+@GROUPS
+@pytest.mark.parametrize("elsewhere", [{"partition": 7}, {"topic": "other"}])
+def test_a_start_in_a_partition_that_is_not_there_is_refused(
+    kafka: KafkaBroker, read: Read, topic: str, group: str | None, elsewhere: dict[str, Any]
+) -> None:
+    publish(kafka, topic, range(3))
+    start = Position(**({"topic": topic, "partition": 0, "offset": 1} | elsewhere))
+    with pytest.raises(ConfigurationError, match=f"it reads {topic}-0"):
+        read(kafka, topic, group=group, start=start)
+
+
+@GROUPS
+def test_a_start_before_all_time_is_the_beginning(
+    kafka: KafkaBroker, read: Read, topic: str, group: str | None
+) -> None:
+    publish(kafka, topic, range(3))
+    for year in (1, 1960):
+        reader = read(kafka, topic, group=group and f"{group}{year}", start=datetime(year, 1, 2, tzinfo=UTC))
+        assert reader.wait(3) == ["0", "1", "2"]
 
 
 @pytest.mark.slow
