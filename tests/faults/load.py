@@ -85,8 +85,12 @@ class Publishers:
 class Pipeline:
     """Threads that publish without waiting, each its own keys in order, as fast as the window lets them.
 
-    What failed is not repeated: its outcome may be unknown, and the next of its key are on their way.
+    What failed is not repeated: its outcome may be unknown, and the next of its key are on their way. Where
+    handlers are far behind they are waited for.
     """
+
+    #: How many may be acknowledged and not handled.
+    BACKLOG = 50_000
 
     def __init__(self, service: MessagingService, history: History, *, threads: int = 2, timeout: float = 30.0) -> None:
         self._service = service
@@ -114,9 +118,14 @@ class Pipeline:
     def _run(self, lane: int) -> None:
         try:
             for number in _count(self._stop):
+                while number % 100 == 0 and self._backlog() > self.BACKLOG and not self._stop.wait(0.01):
+                    pass
                 self._hand_over({"key": f"p{lane}-{number % 10}", "n": number})
         except BaseException as error:
             self.died.append(error)
+
+    def _backlog(self) -> int:
+        return self._history.acknowledged - self._history.count("handled")
 
     def _hand_over(self, payload: dict[str, Any]) -> None:
         name = name_of(payload)
