@@ -131,11 +131,13 @@ class MessageConsumer(ABC):
         """
 
     @abstractmethod
-    def close(self, deadline: Deadline) -> None:
+    def close(self, deadline: Deadline) -> str | None:
         """Hand over every acknowledgement, give back what was not acknowledged, leave. Idempotent.
 
-        Nothing is delivered after it returns. Never raises: what could not be finished by the
-        deadline is logged, and a named daemon thread may be left to finish it.
+        Nothing is delivered after it returns. Never raises.
+
+        Returns:
+            What could not be finished by the deadline, in words; a named daemon thread may be left to finish it.
         """
 
 

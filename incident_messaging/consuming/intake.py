@@ -200,7 +200,7 @@ class Intake(Generic[T]):
         self._note_stall(False)
         if self._consumer is not None:
             self._take_marks_back(deadline)
-            self._consumer.close(deadline)
+            left += filter(None, [self._consumer.close(deadline)])
         self._closed.set()
         with self._changed:
             self._changed.notify_all()

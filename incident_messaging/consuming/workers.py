@@ -13,6 +13,8 @@ from incident_messaging.errors import MessagingError
 log = logging.getLogger("incident_messaging")
 
 _FOREVER = Deadline(None)
+#: Seconds that a worker without a message has to end, also where no time is left.
+_WAKING = 0.1
 
 
 class Work(Protocol):
@@ -64,7 +66,10 @@ class Workers:
         self._stop.set()
         running = []
         for worker in self._workers:
-            if worker.thread is not threading.current_thread() and not worker.done.wait(deadline.left()):
+            if worker.thread is threading.current_thread():
+                continue
+            idle = not worker.hand.entries  # it only has to wake up
+            if not worker.done.wait(_WAKING if idle and deadline.over else deadline.left()) and worker.hand.entries:
                 log.error("the callback in thread %s has not ended in time", worker.thread.name)
                 running.append(worker.thread.name)
         return running

@@ -122,6 +122,7 @@ def interrupts(rig: Rig, task: Task) -> tuple[History, Faults]:
         while not stop.wait(chance.uniform(0.005, 0.06)):
             signal.pthread_kill(main, signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts us in the background has it ignored
     with new_service(rig) as service:
         with (
             Publishers(service, history, threads=1, pause=0.0005),

@@ -9,8 +9,9 @@ records without a body; other readers of the topic see the marks as tombstones w
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -25,7 +26,11 @@ from incident_messaging.errors import MessagingError, Timeout
 from incident_messaging.record import Received
 
 _MARK = "x-dlq-removed"
+#: The longest wait in C for messages or reports, and for an answer: only between two of them Ctrl-C is heard.
 _SLICE = 0.1
+_ANSWER = 1.0
+
+_T = TypeVar("_T")
 
 
 class TopicArchive(Archive):
@@ -62,7 +67,10 @@ class TopicArchive(Archive):
                 self._topic, None, partition=partition, headers=[(_MARK, str(offset).encode())],
                 on_delivery=lambda error, mark: self._marked(error, mark, failed),
             )  # fmt: skip
-        if producer.flush(self._patience):
+        patience = Deadline.after(self._patience)
+        while producer.flush(patience.wait(_SLICE)) and not patience.over:
+            pass  # in slices, so that Ctrl-C is heard
+        if len(producer):
             raise Timeout(f"{self._topic}: Kafka has not confirmed what was to be removed", backend="kafka")
         if failed:
             raise failed[0]
@@ -89,7 +97,7 @@ class TopicArchive(Archive):
         """Have the broker delete what a partition begins with, up to what is still wanted."""
         client, wanted = self._connected(), []
         for partition in partitions:
-            low, high = client.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=self._patience)
+            low, high = self._patiently(partial(self._bounds, partition))
             until = low
             while until < high and until in self._removed[partition]:
                 until += 1
@@ -113,17 +121,27 @@ class TopicArchive(Archive):
     def _ends(self) -> dict[int, tuple[int, int]]:
         client = self._connected()
         try:
-            found = client.list_topics(self._topic, timeout=self._patience).topics[self._topic]
+            found = self._patiently(lambda: client.list_topics(self._topic, timeout=_ANSWER)).topics[self._topic]
             if found.error is not None:
                 if found.error.code() in errors.UNKNOWN_TOPIC:
                     return {}
                 raise KafkaException(found.error)
-            return {
-                number: client.get_watermark_offsets(TopicPartition(self._topic, number), timeout=self._patience)
-                for number in sorted(found.partitions)
-            }
+            return {number: self._patiently(partial(self._bounds, number)) for number in sorted(found.partitions)}
         except KafkaException as exc:
             raise self._failed(exc) from exc
+
+    def _bounds(self, partition: int) -> tuple[int, int]:
+        return self._connected().get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER)
+
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
+        """Ask in slices, so that Ctrl-C is heard, as long as the broker only does not answer."""
+        patience = Deadline.after(self._patience)
+        while True:
+            try:
+                return ask()
+            except KafkaException as exc:
+                if patience.over or not errors.passes(errors.of(exc)):
+                    raise
 
     def _records(self, partition: int, low: int, high: int) -> Iterator[Message[Any, Any]]:
         if low >= high:

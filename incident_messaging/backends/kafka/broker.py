@@ -89,7 +89,8 @@ class KafkaBroker(MessageProducer):
             while self._closing is not None or self._link.state != "connected":
                 if self._closing is not None:
                     raise _closed()
-                if refusal := self._link.hopeless or (self._link.refusals > refusals and self._link.refusal):
+                new = self._link.state == "new"  # after the first connection an outage is ridden out
+                if refusal := self._link.hopeless or (new and self._link.refusals > refusals and self._link.refusal):
                     raise refusal
                 if deadline.over:
                     raise self._link.timed_out()
@@ -130,11 +131,12 @@ class KafkaBroker(MessageProducer):
         for consumer in consumers:
             consumer.close(deadline)
         telling = _TELLING * len(self._pending)
-        if not self._await_end(Deadline.after(max(0.0, (deadline.left() or 0.0) + GRACE - telling))):
+        if self._await_end(Deadline.after(max(0.0, (deadline.left() or 0.0) + GRACE - telling))):
+            for thread in filter(None, threads):
+                thread.join(0.1)
+        else:
             log.warning("thread %s did not end in time and is left to finish", _REPORTS)
             self._lost = max(self._lost, self._give_up())
-        for thread in filter(None, threads):
-            thread.join(0.1)
         return self._lost
 
     # Records: handed over, held, finished. `_changed` is held by who calls the first three.

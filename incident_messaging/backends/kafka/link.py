@@ -14,7 +14,7 @@ from typing import Literal
 from confluent_kafka import KafkaError
 
 from incident_messaging.backends.kafka import errors
-from incident_messaging.errors import ConfigurationError, MessagingError
+from incident_messaging.errors import ConfigurationError, MessagingError, Timeout
 
 log = logging.getLogger("incident_messaging.kafka")
 
@@ -119,6 +119,8 @@ class Link(DebugLog):
 
     def timed_out(self) -> MessagingError:
         """The error of a call that ended before any address had answered or refused."""
+        if self.state == "disconnected":
+            return Timeout(f"Kafka has stopped answering ({self.servers})", backend="kafka")
         return self.refusal or errors.no_connection(self.servers, self._last)
 
     def refuse(self, refusal: MessagingError) -> None:

@@ -138,16 +138,19 @@ class PollingConsumer(MessageConsumer):
             if self._thread is None:
                 self._finished.set()
 
-    def close(self, deadline: Deadline) -> None:
+    def close(self, deadline: Deadline) -> str | None:
         """See `MessageConsumer.close`."""
         self.stop(deadline)
-        left = 0.0 if self._abandoned else deadline.left()
-        if self._finished.wait(None if left is None else left + GRACE):
+        left = deadline.left()
+        if self._finished.wait(0.0 if self._abandoned else None if left is None else left + GRACE):
             if self._thread is not None:
                 self._thread.join(GRACE)
-        elif not self._abandoned:
+            return None
+        words = f"thread incident-messaging-kafka-{self._spec.name} did not end in time and is left to finish"
+        if not self._abandoned:
             self._abandoned = True
-            log.warning("thread incident-messaging-kafka-%s did not end in time and is left to finish", self._spec.name)
+            log.warning("%s", words)
+        return words
 
     @property
     def over(self) -> bool:

@@ -123,17 +123,19 @@ class JetStreamConsumer(MessageConsumer):
         token: Token = message.token
         self._tools.loop.run(lambda: token.puller.mark(token, starts), deadline, f"marking {message.position}")
 
-    def close(self, deadline: Deadline) -> None:
+    def close(self, deadline: Deadline) -> str | None:
         """See `MessageConsumer.close`."""
         if not self._tools.loop.started:
             self._over = True
-            return
+            return None
         try:
             self._tools.loop.run(lambda: self._close(deadline), deadline, f"leaving {self._spec.topic}")
-        except Timeout:
-            _log.warning("%s: left before NATS had confirmed everything", self._spec.topic)
         except MessagingError as exc:
-            _log.warning("%s: %s", self._spec.topic, exc)
+            late = isinstance(exc, Timeout)
+            words = f"{self._spec.topic}: {'left before NATS had confirmed everything' if late else exc}"
+            _log.warning("%s", words)
+            return words
+        return None
 
     # -- opening ------------------------------------------------------------------------------------------------
 
