@@ -95,7 +95,7 @@ class TopicArchive(Archive):
 
     def _trim(self, partitions: set[int]) -> None:
         """Have the broker delete what a partition begins with, up to what is still wanted."""
-        client, wanted = self._connected(), []
+        wanted = []
         for partition in partitions:
             low, high = self._patiently(partial(self._bounds, partition))
             until = low

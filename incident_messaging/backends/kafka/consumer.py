@@ -229,6 +229,7 @@ class GroupConsumer(PollingConsumer):
                     continue
                 if failed is None:
                     partition.committed(offset.offset)
+                    self._places.met(partition.place)
                 elif not errors.passes(failed):
                     self._broken = errors.subscribe(failed, f"the commit for {self._spec.name}")
                 elif not partition.gone:
@@ -259,21 +260,24 @@ class GroupConsumer(PollingConsumer):
                 self._ledger.assign(place, offset, window=self._window, note=note)
         self._reassigned.update(given)
         self._assigned_once = True
-        self._paused = False  # new partitions are not; the next turn pauses all again if need be
 
     def _revoked(self, client: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        due = [partition for partition in self._take_away(partitions) if partition.due]
+        due = [partition for partition in self._take_away(client, partitions) if partition.due]
         if due and not self._leaving:
             self._commit(client, due)
 
-    def _were_lost(self, _client: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self._take_away(partitions)
+    def _were_lost(self, client: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self._take_away(client, partitions)
 
-    def _take_away(self, partitions: Sequence[TopicPartition]) -> list[Partition]:
+    def _take_away(self, client: Consumer, partitions: Sequence[TopicPartition]) -> list[Partition]:
+        places = [(partition.topic, partition.partition) for partition in partitions]
+        self._resume(client, places)
         with self._changed:
-            taken = [self._ledger.revoke((partition.topic, partition.partition)) for partition in partitions]
+            taken = [self._ledger.revoke(place) for place in places]
             for partition in filter(None, taken):
                 partition.leave()
+                if partition.confirmed < 0:  # not ready, if it is for this that `open` waits
+                    self._assigned_once = False
             self._changed.notify_all()
         self._drop_gone()
         return [partition for partition in taken if partition is not None]
@@ -306,6 +310,7 @@ class BroadcastConsumer(PollingConsumer):
 
     def _remove(self, client: Consumer, topic: str) -> None:
         gone = [partition.place for partition in self._ledger.partitions() if partition.place[0] == topic]
+        self._resume(client, gone)
         client.incremental_unassign([TopicPartition(*place) for place in gone])
         with self._changed:
             for place in gone:
@@ -321,7 +326,6 @@ class BroadcastConsumer(PollingConsumer):
             with self._changed:
                 for place, offset in begins.items():
                     self._ledger.assign(place, offset)
-            self._paused = False
 
     def _look_due(self) -> float | None:
         discovery = self._config.kafka.topic_discovery_ms / 1000

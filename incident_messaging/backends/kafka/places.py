@@ -37,19 +37,23 @@ class Places:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._starting: frozenset[Place] = frozenset()
+        self._begins: dict[Place, int] = {}
         self._met: set[Place] = set()
 
     def look(self, client: Consumer, known: Iterable[Place], timeout: float) -> None:
         """Before joining: ``start`` counts for the known partitions if the group has a place in none.
 
+        What it stands for is settled here, once: an assignment may have to be made again before it is stored, and
+        "latest" would be another offset then.
+
         Raises:
+            ConfigurationError: It is a position in none of them.
             KafkaException: No answer, or refused.
         """
         known = frozenset(known)
         check(self._start, known)
         if not any(stored.offset >= 0 for stored in committed(client, known, timeout)):
-            self._starting = known
+            self._begins = begins(client, known, self._start, timeout)
 
     def resolve(self, client: Consumer, places: Iterable[Place], timeout: float) -> list[Placed]:
         """Where the partitions begin that were just assigned.
@@ -59,15 +63,16 @@ class Places:
             KafkaException: No answer, or refused.
         """
         stored = committed(client, places, timeout)
-        missing = [found.place for found in stored if found.offset < 0]
-        for place in missing:
-            if place in self._met:
-                raise vanished(place)
-        new = {place for place in missing if place in self._starting}
-        begin = begins(client, new, self._start, timeout)
-        begin |= begins(client, set(missing) - new, "earliest", timeout)
-        self._met.update(found.place for found in stored)
-        return [found._replace(offset=begin.get(found.place, found.offset)) for found in stored]
+        missing = {found.place for found in stored if found.offset < 0}
+        for place in sorted(missing & self._met):
+            raise vanished(place)
+        begin = begins(client, missing - self._begins.keys(), "earliest", timeout) | self._begins
+        self._met.update(found.place for found in stored if found.offset >= 0)
+        return [found._replace(offset=begin[found.place]) if found.offset < 0 else found for found in stored]
+
+    def met(self, place: Place) -> None:
+        """The broker has confirmed a place."""
+        self._met.add(place)
 
 
 def committed(client: Consumer, places: Iterable[Place], timeout: float) -> list[Placed]:

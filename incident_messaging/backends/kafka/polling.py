@@ -14,7 +14,8 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -93,7 +94,7 @@ class PollingConsumer(MessageConsumer):
         self._overflow: deque[Received] = deque()
         self._overflow_size = 0
         self._held = False  # what came waits for a commit that allows to deliver it
-        self._paused = False
+        self._paused: set[Place] = set()
         self._broken: MessagingError | None = None  # found in a callback, which cannot raise
         self._reassigned: set[Place] = set()
         self._next_look = 0.0
@@ -329,12 +330,21 @@ class PollingConsumer(MessageConsumer):
         self._sink.forget(lambda record: record.token.partition.gone)
 
     def _pause_or_resume(self, client: Consumer) -> None:
-        full = len(self._overflow) >= _OVERFLOW or self._overflow_size >= self._spec.prefetch_bytes
-        if full == self._paused or (self._paused and len(self._overflow) > _OVERFLOW // 2):
-            return
-        partitions = [TopicPartition(*partition.place) for partition in self._ledger.partitions()]
-        (client.pause if full else client.resume)(partitions)
-        self._paused = full
+        if len(self._overflow) >= _OVERFLOW or self._overflow_size >= self._spec.prefetch_bytes:
+            running = {partition.place for partition in self._ledger.partitions()} - self._paused
+            if running:
+                client.pause([TopicPartition(*place) for place in running])
+                self._paused |= running
+        elif self._paused and len(self._overflow) <= _OVERFLOW // 2:
+            self._resume(client, self._paused)
+
+    def _resume(self, client: Consumer, places: Iterable[Place]) -> None:
+        """Let paused partitions go on; also those that are taken away, or they would be paused when they come back."""
+        paused = self._paused.intersection(places)
+        if paused:
+            with suppress(KafkaException):  # gone already: it is called in callbacks, which must not raise
+                client.resume([TopicPartition(*place) for place in paused])
+            self._paused -= paused
 
     def _look_for_topics(self, client: Consumer) -> None:
         due = self._look_due()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from kafka_kit import Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
 from incident_messaging.backends.kafka.broker import KafkaBroker
+from incident_messaging.backends.kafka.consumer import GroupConsumer
 from incident_messaging.errors import ConnectionFailed, MessagingError, Timeout
 
 NewBroker = Callable[..., KafkaBroker]
@@ -196,3 +198,52 @@ def test_closing_while_opening(kafka: KafkaBroker, topic: str) -> None:
         thread.join(5)
         assert not thread.is_alive()
         assert reader.consumer.over
+
+
+def test_partitions_that_were_paused_go_on_when_they_come_back(
+    new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str
+) -> None:
+    """librdkafka remembers a pause over the loss of a partition."""
+    raw.make(topic, 4)
+    for number in range(4):
+        raw.produce(topic, [f"{number}-{n}" for n in range(100)], partition=number)
+    kafka = new_kafka(kafka_broker.bootstrap_servers)
+    reader = read(kafka, topic, acks=False, prefetch=5)
+    assert until(lambda: reader.consumer._paused, 20.0), "its overflow is full"  # type: ignore[attr-defined]
+    with raw.member("g:" + topic, topic) as other:
+        assert until(lambda: other.poll(0.1) is not None, 20.0), "the other one was given partitions"
+    reader.acks = True
+    reader.ack(list(reader.seen))
+    assert until(lambda: len(set(reader.bodies)) == 400, 30.0), f"{len(set(reader.bodies))} of 400 came"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["latest", "earliest"])
+def test_ready_means_stored_also_where_the_first_commit_was_in_vain(
+    new_kafka: NewBroker, kafka_broker_factory: Factory, topic: str, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """The broker freezes as the group's place is to be stored, for longer than the group's session lasts."""
+    broker = kafka_broker_factory()
+    kafka = new_kafka(broker.bootstrap_servers, session_timeout_ms=6_000, partitions=4)
+    publish(kafka, topic, range(5))
+    commit, frozen = GroupConsumer._commit, threading.Event()
+
+    def freeze_first(self: GroupConsumer, *args: Any) -> None:
+        if not frozen.is_set():
+            frozen.set()
+            broker.freeze()
+            threading.Timer(8.0, broker.thaw).start()
+        commit(self, *args)
+
+    monkeypatch.setattr(GroupConsumer, "_commit", freeze_first)
+    reader = Reader(kafka, spec(topic, start=start))
+    begun = time.monotonic()
+    reader.open(60.0)
+    try:
+        assert time.monotonic() - begun > 7.5, "it was not ready while nobody could have stored anything"
+        publish(kafka, topic, range(100, 130))
+        wanted = {str(number) for number in range(100, 130)}
+        assert until(lambda: wanted <= set(reader.bodies) or reader.error, 30.0)
+        assert reader.error is None
+    finally:
+        reader.close()
