@@ -204,12 +204,14 @@ def test_a_mark_is_stored_with_the_next_commit_and_goes_with_its_message():
 
 def test_suspects_are_those_that_a_dead_owner_may_have_started():
     left = Note(until=0, suspects=7)
-    assert left.doubtful == 7
-    died = Note(until=20, suspects=7, starts={3: 1})
+    assert left.doubtful("") == 7
+    died = Note(owner="a", until=20, suspects=7, starts={3: 1})
+    assert died.doubtful("b") == 20
+    assert died.doubtful("a") == 7, "who gets it back has not died"
     made = Ledger()
-    partition = made.assign(PLACE, 3, window=100, note=read(died.text()))
+    partition = made.assign(PLACE, 3, window=100, note=read(died.text()), owner="b")
     assert (partition.suspects, partition.starts) == (20, {3: 1})
-    assert read(partition.commit()[1]) == Note(until=103, suspects=20, starts={3: 1})
+    assert read(partition.commit()[1]) == Note(owner="b", until=103, suspects=20, starts={3: 1})
     partition.leave()
     assert read(partition.commit()[1]) == Note(suspects=20, starts={3: 1}), "the next owner has them still to do"
 
@@ -220,7 +222,7 @@ def test_foreign_notes_say_nothing(text):
 
 
 def test_a_note_fits_into_what_kafka_keeps():
-    assert len(Note(10**15, 10**15, {10**15 + n: 1_000 for n in range(1_000)}).text()) < 4_096
+    assert len(Note("00112233", 10**15, 10**15, {10**15 + n: 1_000 for n in range(1_000)}).text()) < 4_096
 
 
 def test_a_hole_in_the_offsets_holds_nothing_up():

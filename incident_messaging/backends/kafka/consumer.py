@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ class GroupConsumer(PollingConsumer):
         self._places = places.Places(self._spec.start)
         self._incremental = settings.is_incremental(self._config.kafka)
         self._interval = self._config.kafka.auto_commit_interval_ms / 1000
+        self._owner = os.urandom(4).hex()
         self._window = 3 * self._spec.prefetch + _WINDOW
         self._subscribed: frozenset[str] = frozenset()
         self._assigned_once = False
@@ -257,7 +259,7 @@ class GroupConsumer(PollingConsumer):
             return
         with self._changed:
             for place, offset, note in placed:
-                self._ledger.assign(place, offset, window=self._window, note=note)
+                self._ledger.assign(place, offset, window=self._window, note=note, owner=self._owner)
         self._reassigned.update(given)
         self._assigned_once = True
 

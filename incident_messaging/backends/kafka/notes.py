@@ -24,25 +24,28 @@ class Note:
     """The text of a commit.
 
     Attributes:
+        owner: Who writes it; a consumer that lost a partition and gets it back has not died.
         until: The owner hands out nothing from this offset on; 0 when it has left and given everything back.
         suspects: What was delivered below this offset was in the hands of an earlier owner that died.
         starts: How often a handler was started on a suspect that is not settled, by offset.
     """
 
+    owner: str = ""
     until: int = 0
     suspects: int = 0
     starts: Mapping[int, int] = attrs.field(factory=dict)
 
-    @property
-    def doubtful(self) -> int:
+    def doubtful(self, owner: str) -> int:
         """To the next owner everything below this offset is a suspect."""
-        return max(self.until, self.suspects)
+        return self.suspects if owner == self.owner else max(self.until, self.suspects)
 
     def text(self) -> str:
         """The note as it is committed; empty when there is nothing to say."""
-        says = {name: value for name, value in (("until", self.until), ("suspects", self.suspects)) if value}
         starts = {str(offset): self.starts[offset] for offset in sorted(self.starts)[:_MOST_STARTS]}
-        said: dict[str, Any] = says | ({"starts": starts} if starts else {})
+        fields: dict[str, Any] = {"until": self.until, "suspects": self.suspects, "starts": starts}
+        said = {name: value for name, value in fields.items() if value}
+        if self.until:
+            said["owner"] = self.owner
         return json.dumps({_OURS: said}, separators=(",", ":")) if said else ""
 
 
@@ -55,6 +58,6 @@ def read(text: str | None) -> Note:
     try:
         said = json.loads(text or "{}")[_OURS]
         starts = {int(offset): int(count) for offset, count in said.get("starts", {}).items()}
-        return Note(int(said.get("until", 0)), int(said.get("suspects", 0)), starts)
+        return Note(str(said.get("owner", "")), int(said.get("until", 0)), int(said.get("suspects", 0)), starts)
     except (ValueError, TypeError, KeyError, AttributeError):
         return CLEAN

@@ -36,12 +36,14 @@ class Partition:
     """
 
     __slots__ = (
-        "_head", "_leaving", "_marked", "_marks_confirmed", "_marks_sent", "_order", "_sent_until", "_unsettled",
+        "_head", "_leaving", "_marked", "_marks_confirmed", "_marks_sent", "_order", "_owner", "_sent_until", "_unsettled",
         "_window", "committable", "confirmed", "gone", "leased", "place", "position", "sent", "size", "starts",
         "suspects",
     )  # fmt: skip
 
-    def __init__(self, place: Place, position: int, *, window: int | None = None, note: Note = CLEAN) -> None:
+    def __init__(
+        self, place: Place, position: int, *, window: int | None = None, note: Note = CLEAN, owner: str = ""
+    ) -> None:
         self.place = place
         self.position = self.committable = self._head = position
         self.gone = False
@@ -52,8 +54,9 @@ class Partition:
         self._window = window
         self.sent = self.confirmed = position if window is None else -1
         self.leased: float = float("inf") if window is None else -1
-        self.suspects = note.doubtful
+        self.suspects = note.doubtful(owner)
         self.starts = dict(note.starts)
+        self._owner = owner
         self._sent_until = -1
         self._leaving = False
         self._marked = self._marks_sent = self._marks_confirmed = 0
@@ -133,7 +136,7 @@ class Partition:
         self._sent_until = 0 if self._leaving else max(self._head, self.committable) + self._window
         self._marks_sent = self._marked
         suspects = self.suspects if self.suspects > self.committable else 0
-        return self.sent, Note(self._sent_until, suspects, self.starts).text()
+        return self.sent, Note(self._owner, self._sent_until, suspects, self.starts).text()
 
     def committed(self, offset: int) -> None:
         """The broker has confirmed the last commit that was sent."""
@@ -171,10 +174,12 @@ class Ledger:
         self.size = 0
         self.settled = 0
 
-    def assign(self, place: Place, position: int, *, window: int | None = None, note: Note = CLEAN) -> Partition:
+    def assign(
+        self, place: Place, position: int, *, window: int | None = None, note: Note = CLEAN, owner: str = ""
+    ) -> Partition:
         """Begin a partition at a position; without a ``window`` nothing is ever committed of it."""
         self.revoke(place)
-        partition = self._partitions[place] = Partition(place, position, window=window, note=note)
+        partition = self._partitions[place] = Partition(place, position, window=window, note=note, owner=owner)
         return partition
 
     def revoke(self, place: Place) -> Partition | None:
