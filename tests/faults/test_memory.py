@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 
 #: Messages that go through each way, and after how many of them all windows are full (10,000 publishes, 1,000
 #: prefetched); the long run takes a million (docs: "reliability").
-WAYS = {"publish": (60_000, 20_000), "consume": (60_000, 20_000), "lag": (4_000, 2_000)}
+WAYS = {"publish": (150_000, 60_000), "consume": (100_000, 40_000), "lag": (4_000, 2_000)}
 #: Megabytes that may be more at the most than with full windows: arenas of the allocator, and clients' buffers.
-MORE = 20.0
+MORE = 30.0
 
 
 def held(rig: Rig, way: str, messages: int, full: int) -> dict[str, float]:

@@ -36,9 +36,9 @@ class Partition:
     """
 
     __slots__ = (
-        "_head", "_leaving", "_marked", "_marks_confirmed", "_marks_sent", "_order", "_owner", "_sent_until", "_unsettled",
-        "_window", "committable", "confirmed", "gone", "leased", "place", "position", "sent", "size", "starts",
-        "suspects",
+        "_head", "_leaving", "_marked", "_marks_confirmed", "_marks_sent", "_order", "_owner", "_sent_until",
+        "_unsettled", "_window", "committable", "confirmed", "gone", "leased", "place", "position", "sent", "size",
+        "starts", "suspects",
     )  # fmt: skip
 
     def __init__(
