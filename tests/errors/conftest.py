@@ -14,6 +14,7 @@ from typing import Any
 import nats
 import pytest
 from error_kit import GRACE, Make, Met, Provoked
+from kafka_rules import GUARDED
 from nats.js import JetStreamContext
 
 from incident_messaging import (
@@ -107,9 +108,5 @@ def jetstream(nats_server: Any) -> Callable[[Callable[[JetStreamContext], Awaita
 @pytest.fixture(scope="session")
 def guarded_kafka() -> Iterator[KafkaBroker]:
     """A broker that knows access control lists, and lets everybody do what no list speaks of."""
-    config = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "allow.everyone.if.no.acl.found": "true",
-    }
-    with KafkaBroker(config=config) as broker:
+    with KafkaBroker(config=GUARDED) as broker:
         yield broker

@@ -8,20 +8,14 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
     AdminClient,
     NewTopic,
-    ResourcePatternType,
-    ResourceType,
 )
 
 from incident_messaging import (
     MessagingError,
     MessagingService,
 )
-from incident_messaging.brokers import KafkaBroker
 
 #: What a call may take beyond its time-out.
 GRACE = 0.2
@@ -70,14 +64,4 @@ def make_topic(broker: Any, name: str, **config: str) -> None:
 def delete_before(broker: Any, topic: str, offset: int) -> None:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
-        future.result(PATIENCE)
-
-
-def deny(broker: KafkaBroker, resource: ResourceType, name: str, operation: AclOperation) -> None:
-    client = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-    bindings = [
-        AclBinding(resource, name, ResourcePatternType.LITERAL, "User:*", "*", each, permission)
-        for each, permission in ((AclOperation.ALL, AclPermissionType.ALLOW), (operation, AclPermissionType.DENY))
-    ]
-    for future in client.create_acls(bindings).values():
         future.result(PATIENCE)

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AclOperation, ResourceType
+from kafka_rules import GUARDED, allow, deny
 from waiting import until
 
 from incident_messaging import MESSAGING_METRICS, MessagingConfig, MessagingService
@@ -72,31 +63,15 @@ def test_on_nats(nats_server_factory: Any, prefix: str, caplog: pytest.LogCaptur
         assert numbers(second, "orders") == [1]
 
 
-def no_writing(topic: str) -> tuple[Any, ...]:
-    where = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL)
-    return (*where, "User:*", "*", AclOperation.WRITE, AclPermissionType.DENY)
-
-
-def change_rules(broker: KafkaBroker, change: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> None:
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-    for future in change(admin).values():
-        future.result(PATIENCE)
-
-
 def test_on_kafka(prefix: str, caplog: pytest.LogCaptureFixture, kafka_broker_factory: Any) -> None:
     # given a broker that refuses the topic of the dead letters
-    broker: KafkaBroker = kafka_broker_factory(
-        config={
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "allow.everyone.if.no.acl.found": "true",
-        }
-    )
+    broker: KafkaBroker = kafka_broker_factory(config=GUARDED)
     kafka = {"bootstrap_servers": broker.bootstrap_servers}
     with MessagingService(MessagingConfig(backend="kafka", topic_prefix=prefix, kafka=kafka)) as service:
         before = buried("kafka")
         service.subscribe("orders", group="g", callback=lambda delivery: delivery.reject("bad"))
         topic = f"{prefix}.dead-letter"
-        change_rules(broker, lambda admin: admin.create_acls([AclBinding(*no_writing(topic))]))
+        deny(broker.bootstrap_servers, ResourceType.TOPIC, topic, AclOperation.WRITE)
 
         # when a message is given up
         with caplog.at_level(logging.ERROR):
@@ -106,7 +81,7 @@ def test_on_kafka(prefix: str, caplog: pytest.LogCaptureFixture, kafka_broker_fa
             assert until(lambda: refused(caplog), PATIENCE)
         assert service.health().oldest_unsettled_secs is not None
         assert buried("kafka") == before
-        change_rules(broker, lambda admin: admin.delete_acls([AclBindingFilter(*no_writing(topic))]))
+        allow(broker.bootstrap_servers, ResourceType.TOPIC, topic)
         assert until(lambda: buried("kafka") == before + 1, PATIENCE)
         assert until(lambda: service.health().oldest_unsettled_secs is None, PATIENCE)
         assert numbers(service, "dead-letter") == [1]

@@ -10,7 +10,8 @@ from confluent_kafka.admin import (
     AclOperation,
     ResourceType,
 )
-from error_kit import PATIENCE, Make, Provoked, deny, frozen, make_topic, row
+from error_kit import PATIENCE, Make, Provoked, frozen, make_topic, row
+from kafka_rules import deny
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 from waiting import until
@@ -75,7 +76,7 @@ def test_kafka_denies_publishing(guarded_kafka: KafkaBroker, provoked: Provoked,
     service = service_on(backend="kafka", kafka={"bootstrap_servers": guarded_kafka.bootstrap_servers})
     service.publish("open", {"n": 1})
     service.publish("secret", {"n": 1})
-    deny(guarded_kafka, ResourceType.TOPIC, f"{prefix}.secret", AclOperation.WRITE)
+    deny(guarded_kafka.bootstrap_servers, ResourceType.TOPIC, f"{prefix}.secret", AclOperation.WRITE)
     with provoked("ACL", f"{prefix}.secret", within=5.0):
         service.publish("secret", {"n": 2}, timeout=5.0)
     assert service.publish("open", {"n": 2}).results

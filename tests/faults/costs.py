@@ -32,6 +32,7 @@ PATIENCE = 90.0
 def restart(rig: Rig, service: MessagingService) -> float:
     with load(service) as history:
         rig.broker.kill()
+        last(0.2)  # what had been acknowledged before is noted by then
         seen = history.acknowledged
         rig.broker.start()
         answers = time.monotonic()
@@ -43,15 +44,16 @@ def partition(rig: Rig, service: MessagingService) -> float:
     with load(service) as history:
         rig.proxy.drop_up = rig.proxy.drop_down = True
         last(2.0)
+        seen, healed = history.acknowledged, time.monotonic()
         rig.proxy.heal()
-        healed = time.monotonic()
-        return wait_for_one(history) - healed
+        assert until(lambda: history.acknowledged > seen, PATIENCE)
+        return time.monotonic() - healed
 
 
 def leave(rig: Rig, service: MessagingService) -> float:
     history = History()
     with handlers(service, history, start="latest"), new_service(rig) as other:
-        with handlers(other, history, start="latest"), Publishers(service, history, threads=2, pause=0.005):
+        with handlers(other, history, start="latest"), Publishers(service, history, threads=8, pause=0.02):
             assert until(lambda: history.count("handled") > 100, PATIENCE)
         return time_to_handle(service, history)
 
@@ -60,7 +62,7 @@ def killed_member(rig: Rig, service: MessagingService) -> float:
     file = History(Path(tempfile.mkdtemp(prefix="costs-")) / "history")
     history = History()
     with handlers(service, history):
-        with process(CONSUMER, rig, file.path), Publishers(service, history, threads=2, pause=0.005):
+        with process(CONSUMER, rig, file.path), Publishers(service, history, threads=8, pause=0.02):
             assert until(lambda: len(file.of("handled")) > 100, PATIENCE)
         return time_to_handle(service, history)
 
@@ -80,13 +82,6 @@ def load(service: MessagingService) -> Iterator[History]:
     with Publishers(service, history, threads=2, timeout=60.0):
         assert until(lambda: history.acknowledged > 50, PATIENCE)
         yield history
-
-
-def wait_for_one(history: History) -> float:
-    """When the next acknowledgement came, on the monotonic clock; what was on its way has had its time."""
-    seen = history.acknowledged
-    assert until(lambda: history.acknowledged > seen, PATIENCE)
-    return time.monotonic()
 
 
 def new_service(rig: Rig) -> MessagingService:

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from history import History, name_of
+from waiting import until
 
 from incident_messaging import BackendUnavailable, Delivery, MessagingError, MessagingService, Timeout
 
 
-class Publishers:
-    """Threads that publish in order, each its own keys, and repeat what failed until it is acknowledged.
+class Load(ABC):
+    """Threads that publish until the block is left, each its own keys; what ended one of them fails the test."""
 
-    A repetition goes under the same id (``error.envelope``); where it is not known whether the first one was
-    stored, Kafka may have it twice, so ``repeat_unknown`` says whether to.
-    """
-
-    def __init__(
-        self, service: MessagingService, history: History, *, topic: str = "load", threads: int = 4,
-        timeout: float = 10.0, repeat_unknown: bool = True, pause: float = 0.0, tries: int = 100,
-    ) -> None:  # fmt: skip
+    def __init__(self, service: MessagingService, history: History, threads: int) -> None:
         self._service = service
         self._history = history
-        self._topic = topic
-        self._timeout = timeout
-        self._repeat_unknown = repeat_unknown
-        self._pause = pause
-        self._tries = tries
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(f"p{number}",), name="test-publisher") for number in range(threads)
+            threading.Thread(target=self._run, args=(lane,), name="test-publisher") for lane in range(threads)
         ]
         self.died: list[BaseException] = []
 
-    def __enter__(self) -> Publishers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -53,14 +44,42 @@ class Publishers:
         assert not [thread for thread in self._threads if thread.is_alive()], "a publisher hangs"
         assert not self.died, self.died
 
-    def _run(self, key: str) -> None:
+    def _run(self, lane: int) -> None:
         try:
-            for number in _count(self._stop):
-                self._publish({"key": key, "n": number})
-                if self._pause:
-                    self._stop.wait(self._pause)
+            for number in itertools.count():
+                if self._stop.is_set():
+                    return
+                self._one(lane, number)
         except BaseException as error:
             self.died.append(error)
+
+    @abstractmethod
+    def _one(self, lane: int, number: int) -> None:
+        """Publish the next message of a thread."""
+
+
+class Publishers(Load):
+    """Publish in order and wait, and repeat what failed until it is acknowledged.
+
+    A repetition goes under the same id (``error.envelope``); where it is not known whether the first one was
+    stored, Kafka may have it twice, so ``repeat_unknown`` says whether to.
+    """
+
+    def __init__(
+        self, service: MessagingService, history: History, *, topic: str = "load", threads: int = 4,
+        timeout: float = 10.0, repeat_unknown: bool = True, pause: float = 0.0, tries: int = 100,
+    ) -> None:  # fmt: skip
+        super().__init__(service, history, threads)
+        self._topic = topic
+        self._timeout = timeout
+        self._repeat_unknown = repeat_unknown
+        self._pause = pause
+        self._tries = tries
+
+    def _one(self, lane: int, number: int) -> None:
+        self._publish({"key": f"p{lane}", "n": number})
+        if self._pause:
+            self._stop.wait(self._pause)
 
     def _publish(self, payload: dict[str, Any]) -> None:
         name = name_of(payload)
@@ -82,8 +101,8 @@ class Publishers:
                 return
 
 
-class Pipeline:
-    """Threads that publish without waiting, each its own keys in order, as fast as the window lets them.
+class Pipeline(Load):
+    """Publish without waiting, as fast as the window lets them.
 
     What failed is not repeated: its outcome may be unknown, and the next of its key are on their way. Where
     handlers are far behind they are waited for.
@@ -93,36 +112,17 @@ class Pipeline:
     BACKLOG = 50_000
 
     def __init__(self, service: MessagingService, history: History, *, threads: int = 2, timeout: float = 30.0) -> None:
-        self._service = service
-        self._history = history
+        super().__init__(service, history, threads)
         self._timeout = timeout
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,), name="test-pipeline") for number in range(threads)
-        ]
-        self.died: list[BaseException] = []
 
-    def __enter__(self) -> Pipeline:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60.0)
-        assert not [thread for thread in self._threads if thread.is_alive()], "a publisher hangs"
-        assert not self.died, self.died
+    def stop(self) -> None:
+        super().stop()
         self._service.flush(60.0)
 
-    def _run(self, lane: int) -> None:
-        try:
-            for number in _count(self._stop):
-                while number % 100 == 0 and self._backlog() > self.BACKLOG and not self._stop.wait(0.01):
-                    pass
-                self._hand_over({"key": f"p{lane}-{number % 10}", "n": number})
-        except BaseException as error:
-            self.died.append(error)
+    def _one(self, lane: int, number: int) -> None:
+        while number % 100 == 0 and self._backlog() > self.BACKLOG and not self._stop.wait(0.01):
+            pass
+        self._hand_over({"key": f"p{lane}-{number % 10}", "n": number})
 
     def _backlog(self) -> int:
         return self._history.acknowledged - self._history.count("handled")
@@ -154,11 +154,10 @@ def last(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _count(stop: threading.Event) -> Iterator[int]:
-    number = 0
-    while not stop.is_set():
-        yield number
-        number += 1
+def flows(history: History, more: int, patience: float) -> None:
+    """Wait for so many more acknowledgements, so that every fault meets traffic."""
+    goal = history.acknowledged + more
+    assert until(lambda: history.acknowledged >= goal, patience), "the load does not flow again"
 
 
 @contextmanager

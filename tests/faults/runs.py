@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 from history import History, Verdict, judge, name_of
-from load import Pipeline, Publishers, all_handled, handlers, last
+from load import Pipeline, Publishers, all_handled, flows, handlers, last
 from programs import CONSUMER, FORKS, process, said
 from rigs import Rig
 from waiting import until
@@ -56,12 +56,12 @@ def mixed(rig: Rig, task: Task) -> tuple[History, Faults]:
     with new_service(rig) as service:
         with handlers(service, history, concurrency=4), Publishers(service, history, threads=8, timeout=TIMEOUT):
             for number in range(task.faults):
-                flows(history, chance.randint(100, 2000))
+                flows(history, chance.randint(100, 2000), PATIENCE)
                 fault = chance.choice(sorted(FAULTS))
                 FAULTS[fault](rig, chance)
                 done[fault] += 1
                 task.say(f"{number + 1} of {task.faults}, {fault}, {history.acknowledged:,} acknowledged")
-            flows(history, 500)
+            flows(history, 500, PATIENCE)
         finish(service, history)
     return history, done
 
@@ -72,11 +72,11 @@ def kills(rig: Rig, task: Task) -> tuple[History, Faults]:
     with new_service(rig) as service:
         with handlers(service, history, concurrency=2), Pipeline(service, history, timeout=TIMEOUT):
             for number in range(task.faults):
-                flows(history, between)
+                flows(history, between, PATIENCE)
                 rig.broker.kill()
                 rig.broker.start()
                 task.say(f"kill {number + 1} of {task.faults}, {history.acknowledged:,} acknowledged")
-            flows(history, between)
+            flows(history, between, PATIENCE)
         finish(service, history)
     return history, Counter(kill=task.faults)
 
@@ -191,12 +191,6 @@ def delay(rig: Rig, chance: random.Random) -> None:
 FAULTS: dict[str, Callable[[Rig, random.Random], None]] = {
     "kill": kill, "freeze": freeze, "reset": reset, "swallow": swallow, "delay": delay,
 }  # fmt: skip
-
-
-def flows(history: History, more: int) -> None:
-    """Wait for so many more acknowledgements, so that every fault meets traffic."""
-    goal = history.acknowledged + more
-    assert until(lambda: history.acknowledged >= goal, PATIENCE), "the load does not flow again"
 
 
 def finish(service: MessagingService, history: History) -> None:

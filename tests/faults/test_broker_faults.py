@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from history import History, judge
-from load import Publishers, all_handled, handlers, last
+from load import Publishers, all_handled, flows, handlers, last
 from rigs import Rig
 from waiting import takes, until
 
@@ -22,21 +22,15 @@ PATIENCE = 45.0
 pytestmark = pytest.mark.slow
 
 
-def acknowledged(history: History, more: int) -> Callable[[], bool]:
-    """Whether so many more were acknowledged than now: the load flows."""
-    goal = len(history.of("acknowledged")) + more
-    return lambda: len(history.of("acknowledged")) >= goal
-
-
 def test_a_killed_broker_loses_and_repeats_nothing(rig: Rig, new_service: NewService) -> None:
     history, service = History(), new_service()
     kills = 3
     with handlers(service, history, concurrency=2), Publishers(service, history, timeout=30.0):
         for _ in range(kills):
-            assert until(acknowledged(history, 200), PATIENCE)
+            flows(history, 200, PATIENCE)
             rig.broker.kill()
             rig.broker.start()
-        assert until(acknowledged(history, 200), PATIENCE)
+        flows(history, 200, PATIENCE)
     # The subscription was closed with the load; whoever comes next has the rest.
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)
@@ -46,11 +40,11 @@ def test_a_killed_broker_loses_and_repeats_nothing(rig: Rig, new_service: NewSer
 def test_a_frozen_broker_is_ridden_out(rig: Rig, new_service: NewService) -> None:
     history, service = History(), new_service()
     with handlers(service, history), Publishers(service, history, timeout=20.0):
-        assert until(acknowledged(history, 100), PATIENCE)
+        flows(history, 100, PATIENCE)
         rig.broker.freeze()
         last(2.0)
         rig.broker.thaw()
-        assert until(acknowledged(history, 100), PATIENCE)
+        flows(history, 100, PATIENCE)
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)
     judge(history, rig.stored("load")).require(again=rig.again_per_kill, order=rig.order_survives_losses)
@@ -72,11 +66,11 @@ def test_a_frozen_broker_is_an_unknown_outcome_in_time(rig: Rig, new_service: Ne
 def test_a_line_that_swallows_one_direction(rig: Rig, new_service: NewService, side: str) -> None:
     history, service = History(), new_service()
     with handlers(service, history), Publishers(service, history, timeout=40.0, threads=2):
-        assert until(acknowledged(history, 100), PATIENCE)
+        flows(history, 100, PATIENCE)
         setattr(rig.proxy, side, True)
         last(4.0)
         rig.proxy.heal()
-        assert until(acknowledged(history, 100), PATIENCE)
+        flows(history, 100, PATIENCE)
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)
     judge(history, rig.stored("load")).require(again=rig.again_per_kill, order=rig.order_survives_losses)
@@ -86,12 +80,12 @@ def test_a_line_that_is_reset_again_and_again(rig: Rig, new_service: NewService)
     history, service = History(), new_service()
     resets = 0
     with handlers(service, history), Publishers(service, history, timeout=30.0, threads=2):
-        assert until(acknowledged(history, 50), PATIENCE)
+        flows(history, 50, PATIENCE)
         ends = time.monotonic() + 4.0
         while time.monotonic() < ends:
             resets += rig.proxy.reset()
             last(0.2)
-        assert until(acknowledged(history, 50), PATIENCE)
+        flows(history, 50, PATIENCE)
     assert resets > 5
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)
@@ -102,7 +96,7 @@ def test_a_slow_line_only_costs_time(rig: Rig, new_service: NewService) -> None:
     history, service = History(), new_service()
     rig.proxy.delay = 0.05
     with handlers(service, history), Publishers(service, history, timeout=20.0, threads=2):
-        assert until(acknowledged(history, 20), PATIENCE)
+        flows(history, 20, PATIENCE)
     rig.proxy.delay = 0.0
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from history import History, judge
-from load import Publishers, all_handled, handlers, last
+from load import Publishers, all_handled, flows, handlers, last
 from rigs import CLUSTERS, KafkaClusterRig, NatsClusterRig
 from waiting import until
 
@@ -36,11 +36,6 @@ def service(cluster: Cluster) -> Iterator[MessagingService]:
         service = MessagingService(MessagingConfig.from_mapping(settings))
         open_ones.callback(service.close)
         yield service
-
-
-def flows(history: History, more: int) -> bool:
-    goal = history.acknowledged + more
-    return until(lambda: history.acknowledged >= goal, PATIENCE)
 
 
 def kill_and_start(cluster: Cluster) -> None:
@@ -75,9 +70,9 @@ def test_a_cluster_keeps_its_word(
     history = History()
     with handlers(service, history, concurrency=2), Publishers(service, history, timeout=TIMEOUT):
         for _ in range(times):
-            assert flows(history, 200)
+            flows(history, 200, PATIENCE)
             fault(cluster)
-        assert flows(history, 200)
+        flows(history, 200, PATIENCE)
     assert until(cluster.cluster.whole, PATIENCE)
     with handlers(service, history):
         assert until(all_handled(history), PATIENCE)

@@ -12,16 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AclOperation, ResourceType
 from history import History, judge
+from kafka_rules import GUARDED, allow, deny
 from load import Publishers, all_handled, handlers
 from proxy import proxy
 from rigs import PREFIX, KafkaRig, NatsRig, Rig, kafka_settings, nats_settings
@@ -166,15 +159,9 @@ class NatsRights:
 
 
 class KafkaRights:
+    """What everybody may do with a topic of a broker that knows access rules."""
+
     def __init__(self) -> None:
-        self._binding = [
-            AclBinding(
-                ResourceType.TOPIC, f"{PREFIX}.load", ResourcePatternType.LITERAL, "User:*", "*", operation, permission
-            )
-            for operation, permission in (
-                (AclOperation.ALL, AclPermissionType.ALLOW), (AclOperation.WRITE, AclPermissionType.DENY)
-            )
-        ]  # fmt: skip
         self._denied = False
 
     def allow(self) -> None:
@@ -184,17 +171,11 @@ class KafkaRights:
         self._denied = True
 
     def apply(self, rig: Rig) -> None:
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{rig.broker.port}"})
+        servers, topic = f"127.0.0.1:{rig.broker.port}", f"{PREFIX}.load"
         if self._denied:
-            for made in admin.create_acls(self._binding).values():
-                made.result(10.0)
+            deny(servers, ResourceType.TOPIC, topic, AclOperation.WRITE)
         else:
-            every = AclBindingFilter(
-                ResourceType.TOPIC, f"{PREFIX}.load", ResourcePatternType.LITERAL, None, None, AclOperation.ANY,
-                AclPermissionType.ANY,
-            )  # fmt: skip
-            for gone in admin.delete_acls([every]).values():
-                gone.result(10.0)
+            allow(servers, ResourceType.TOPIC, topic)
 
 
 @contextmanager
@@ -208,11 +189,7 @@ def guarded_nats(tmp_path: Path) -> Iterator[tuple[Rig, Any]]:
 
 @contextmanager
 def guarded_kafka(_tmp_path: Path) -> Iterator[tuple[Rig, Any]]:
-    config = {
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "allow.everyone.if.no.acl.found": "true",
-    }
-    with kafka_on(config) as rig:
+    with kafka_on(GUARDED) as rig:
         yield rig, KafkaRights()
 
 

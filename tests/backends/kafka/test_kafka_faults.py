@@ -200,21 +200,27 @@ def test_closing_while_opening(kafka: KafkaBroker, topic: str) -> None:
         assert reader.consumer.over
 
 
+@pytest.mark.slow
 def test_partitions_that_were_paused_go_on_when_they_come_back(
-    new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str
+    new_kafka: NewBroker, kafka_broker_factory: Factory, topic: str
 ) -> None:
-    """librdkafka remembers a pause over the loss of a partition."""
-    raw.make(topic, 4)
-    for number in range(4):
-        raw.produce(topic, [f"{number}-{n}" for n in range(100)], partition=number)
-    kafka = new_kafka(kafka_broker.bootstrap_servers)
-    reader = read(kafka, topic, acks=False, prefetch=5)
-    assert until(lambda: reader.consumer._paused, 20.0), "its overflow is full"  # type: ignore[attr-defined]
-    with raw.member("g:" + topic, topic) as other:
-        assert until(lambda: other.poll(0.1) is not None, 20.0), "the other one was given partitions"
-    reader.acks = True
-    reader.ack(list(reader.seen))
-    assert until(lambda: len(set(reader.bodies)) == 400, 30.0), f"{len(set(reader.bodies))} of 400 came"
+    """librdkafka remembers a pause over the loss of a partition: here the session ends while the broker is frozen."""
+    broker = kafka_broker_factory()
+    kafka = new_kafka(broker.bootstrap_servers, session_timeout_ms=6_000, partitions=4)
+    for number in range(400):
+        publish(kafka, topic, [number], key=f"k{number}")
+    reader = Reader(kafka, spec(topic, prefetch=5), acks=False).open()
+    try:
+        assert until(lambda: reader.consumer._paused, 20.0), "its overflow is full"  # type: ignore[attr-defined]
+        broker.freeze()
+        time.sleep(8.0)  # longer than the session: what is tested is its end
+        broker.thaw()
+        assert until(lambda: reader.forgotten, 30.0), "its partitions are lost"
+        reader.acks = True
+        reader.ack(list(reader.seen))
+        assert until(lambda: len(set(reader.bodies)) == 400, 30.0), f"{len(set(reader.bodies))} of 400 came"
+    finally:
+        reader.close()
 
 
 @pytest.mark.slow
