@@ -200,7 +200,8 @@ class Intake(Generic[T]):
         self._note_stall(False)
         if self._consumer is not None:
             self._take_marks_back(deadline)
-            left += filter(None, [self._consumer.close(deadline)])
+            if (unfinished := self._consumer.close(deadline)) is not None:
+                left.append(unfinished)
         self._closed.set()
         with self._changed:
             self._changed.notify_all()

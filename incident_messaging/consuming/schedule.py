@@ -152,19 +152,15 @@ class Schedule:
         """
         taken: list[Entry] = []
         while len(taken) < most and self._delayed and self._delayed[0][0] <= now:
-            if taken and self._delayed[0][2].received.suspect:
+            if not _joins(self._delayed[0][2], taken):
                 break
             entry = heapq.heappop(self._delayed)[2]
             if self._end_delay(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
-                most = 1 if entry.received.suspect else most
-        while len(taken) < most and self._ready:
-            if taken and self._ready[0].received.suspect:
-                break
+        while len(taken) < most and self._ready and _joins(self._ready[0], taken):
             entry = self._ready.popleft()
             if entry.key is None or self._may_go(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
-                most = 1 if entry.received.suspect else most
         for entry in taken:
             entry.state = HANDED
             entry.hand = hand
@@ -282,3 +278,8 @@ class Schedule:
         if lane.next is None and lane.aside and not lane.behind(lane.aside[0]):
             lane.next = lane.aside.popleft()
             self._ready.appendleft(lane.next)
+
+
+def _joins(entry: Entry, taken: list[Entry]) -> bool:
+    """Whether an entry may be handed out with those: a suspect is handed out by itself."""
+    return not taken or not (entry.received.suspect or taken[0].received.suspect)

@@ -125,3 +125,19 @@ def test_every_message_is_handled_once_and_each_key_in_order(keys, script) -> No
     for key in "ab":
         mine = [n for n in done if keys[n] == key]
         assert mine == sorted(mine)
+
+
+def test_a_suspect_is_handed_out_by_itself() -> None:
+    schedule = schedule_of("a", "b", "c", "d")
+    for entry in list(schedule._all.values())[1:3]:
+        entry.received.suspect = True
+    assert [numbers(schedule.take(0.0, Hand(), 10)) for _ in range(4)] == [[0], [1], [2], [3]]
+
+
+def test_a_suspect_whose_delay_is_over_is_handed_out_by_itself() -> None:
+    schedule, hand = schedule_of(None, None), Hand()
+    (first,) = schedule.take(0.0, hand, 1)
+    first.received.suspect = True
+    schedule.delay(first, due=1.0)
+    assert numbers(schedule.take(2.0, hand, 10)) == [0]
+    assert numbers(schedule.take(2.0, hand, 10)) == [1]
