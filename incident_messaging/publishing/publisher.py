@@ -166,9 +166,10 @@ def _nothing(envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
 
 
 def _resolve(future: PublishFuture, publication: Publication) -> None:
-    try:
-        receipt = publication.receipt()
-    except MessagingError as error:
+    # Not raised here: its traceback would keep the frames of the broker's thread, and the client with them, alive for
+    # as long as somebody keeps the future.
+    error = publication.failure()
+    if error is not None:
         future.set_exception(error)
     else:
-        future.set_result(receipt)
+        future.set_result(publication.receipt())

@@ -11,7 +11,7 @@ from nats_kit import PATIENCE, QUIET, Reader, api, in_time, publish, spec, strea
 from waiting import takes, until
 
 from incident_messaging.backends.nats.broker import NatsBroker
-from incident_messaging.errors import ConnectionFailed, ConsumeFailed, SubscribeFailed, Timeout
+from incident_messaging.errors import ConfigurationError, ConnectionFailed, ConsumeFailed, SubscribeFailed, Timeout
 from incident_messaging.record import Position
 from incident_messaging.topics import durable_name
 
@@ -56,7 +56,6 @@ def test_what_is_published_after_open_is_seen(broker: NatsBroker, prefix: str, r
         ("latest", ["new"]),
         ("position", ["1", "2", "new"]),
         ("time", ["1", "2", "new"]),
-        ("another stream's position", ["0", "1", "2", "new"]),
     ],
 )
 def test_where_a_new_place_begins(
@@ -69,11 +68,17 @@ def test_where_a_new_place_begins(
     starts = {
         "position": positions[1],
         "time": datetime.fromtimestamp(reference.seen[1].timestamp, UTC) - timedelta(microseconds=2),
-        "another stream's position": Position(stream="ANOTHER", sequence=2),
     }
     reader = read(broker, topic, group=group, start=starts.get(start, start))
     publish(broker, topic, ["new"])
     assert reader.wait(len(expected)) == expected
+
+
+@pytest.mark.parametrize("group", ["g", None])
+def test_a_start_in_another_stream_is_refused(broker: NatsBroker, prefix: str, read: Read, group: str | None) -> None:
+    publish(broker, f"{prefix}.orders", ["0"])
+    with pytest.raises(ConfigurationError, match=f"is kept by {prefix.upper()}"):
+        read(broker, f"{prefix}.orders", group=group, start=Position(stream="ANOTHER", sequence=2))
 
 
 def test_start_counts_only_for_a_place_that_is_new(broker: NatsBroker, prefix: str, read: Read) -> None:

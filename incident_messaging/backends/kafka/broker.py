@@ -52,7 +52,7 @@ _PROBE = 0.5
 _ANSWER = 2.0
 
 #: Seconds that it takes to tell the sender of one record that nothing more is known of it.
-_TELLING = 5e-5
+_TELLING = 1e-4
 
 
 class KafkaBroker(MessageProducer):

@@ -33,6 +33,8 @@ _TICK_SECS = 0.5
 #: Seconds between two looks whether the place is still there, and for streams that are new.
 _LOOK_SECS = 30.0
 _DISCOVERY_SECS = 0.5
+#: Seconds that leaving has at least, even when `close` has none: what is given back goes on at once elsewhere.
+_LEAVING_SECS = 0.2
 #: Seconds for which a little credit is kept back, so that each message does not ask for the next.
 _SAVING_SECS = 0.02
 
@@ -128,6 +130,8 @@ class JetStreamConsumer(MessageConsumer):
         if not self._tools.loop.started:
             self._over = True
             return None
+        if deadline.at is not None:
+            deadline = Deadline.after(max(_LEAVING_SECS, deadline.left() or 0.0))
         try:
             self._tools.loop.run(lambda: self._close(deadline), deadline, f"leaving {self._spec.topic}")
         except MessagingError as exc:
