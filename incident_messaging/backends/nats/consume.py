@@ -94,6 +94,7 @@ class JetStreamConsumer(MessageConsumer):
         self._due: dict[str, float] = {}
         self._all_known = False
         self._waits_for = "the connection"
+        self._opened = False
         self._over = False
 
     # -- from any thread --------------------------------------------------------------------------------------
@@ -167,6 +168,7 @@ class JetStreamConsumer(MessageConsumer):
             raise
         if self._over:
             raise BackendUnavailable(f"{self._spec.topic}: closed meanwhile", code="closed", backend="nats")
+        self._opened = True
         self._connection.attach(self)
         self._tick()
         self._ask()
@@ -355,7 +357,8 @@ class JetStreamConsumer(MessageConsumer):
             return
         self._over = True
         try:
-            await self._leave(deadline)
+            if self._opened:  # else nothing was taken that could be given back
+                await self._leave(deadline)
         finally:
             self._dispose()
 
