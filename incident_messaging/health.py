@@ -20,6 +20,7 @@ class Health:
         in_flight: Publishes on their way, per broker.
         oldest_unsettled_secs: Age of the oldest delivery that is not settled, in seconds, or ``None``.
         ended: The subscriptions that ended by themselves, and why.
+        waiting_handlers: Declared handlers that are not subscribed: in a worker 0 once it is ready.
     """
 
     ok: bool
@@ -27,6 +28,7 @@ class Health:
     in_flight: Mapping[str, int]
     oldest_unsettled_secs: float | None
     ended: Mapping[str, str]
+    waiting_handlers: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain types, ready for JSON."""

@@ -44,11 +44,13 @@ from incident_messaging.errors import (
     Timeout,
 )
 from incident_messaging.events import IncidentCreated, IncidentEvent, IncidentResolved, IncidentStateChanged
+from incident_messaging.handlers import Declared, Handlers, signalled
 from incident_messaging.health import Health
 from incident_messaging.metrics import Meter
 from incident_messaging.publishing.batch import Batch, BatchResult
 from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.publishing.publisher import Message, Publisher
+from incident_messaging.record import Record
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
@@ -74,7 +76,8 @@ class MessagingService:
         converter: A ``cattrs.Converter`` with hooks of your own.
 
     Raises:
-        ConfigurationError: ``config`` is not a ``MessagingConfig``.
+        ConfigurationError: ``config`` is not a ``MessagingConfig``; the server has taken the process's threads
+            away (uWSGI without threads, gevent, eventlet).
     """
 
     def __init__(self, config: MessagingConfig | None = None, *, converter: cattrs.Converter | None = None) -> None:
@@ -83,13 +86,15 @@ class MessagingService:
                 f"config must be a MessagingConfig, not {type(config).__name__}; see MessagingConfig.from_mapping"
             )
         self._config = config or MessagingConfig()
+        if self._config.enabled:
+            lifecycle.check_threads()
         self._codec = Codec(
             source=self._config.source,
             timestamp_format=self._config.timestamp_format,
             converter=converter,
         )
         self._meter = Meter(enabled=self._config.enable_metrics, topic_limit=self._config.metrics_topic_limit)
-        self._handlers: list[tuple[str, Any, Callable[..., object], HandlerOptions]] = []
+        self._handlers = Handlers()
         self._begin()
         lifecycle.watch(self)
 
@@ -436,48 +441,48 @@ class MessagingService:
         """
 
         def declare(function: F) -> F:
-            self._handlers.append((topic, message_type, function, options))
+            self._handlers.declare(Declared(topic, message_type, function, options))
             return function
 
         return declare
 
-    def start_handlers(self) -> list[Subscription[Any]]:
-        """Subscribe every declared handler, each once; errors as `subscribe`."""
-        started = []
-        while self._handlers:
-            topic, message_type, function, options = self._handlers[0]
-            started.append(self.subscribe(topic, message_type, callback=function, **options))
-            self._handlers.pop(0)
-        return started
+    def start_handlers(self, *, concurrency: int | None = None) -> list[Subscription[Any]]:
+        """Subscribe every declared handler, each once; errors as `subscribe`.
+
+        Args:
+            concurrency: How many workers call a handler that declares no ``concurrency`` of its own.
+        """
+        return self._handlers.start(self.subscribe, concurrency)
 
     def run_until_signal(
-        self, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT), timeout: float = 10.0
+        self,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        timeout: float = 10.0,
+        *,
+        concurrency: int | None = None,
     ) -> list[str]:
         """Start the declared handlers, wait for a signal, close within ``timeout`` seconds.
 
         To be called on the main thread. The handlers that the signals had before are put back.
 
+        Args:
+            signals: What ends it.
+            timeout: Seconds for the close.
+            concurrency: As `start_handlers`.
+
         Returns:
             What could not be finished in time, in words.
 
         Raises:
-            MessagingError: A subscription ended by itself, and this is why; all is closed.
+            MessagingError: A subscription could not be had or ended by itself, and this is why; all is closed.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError("run_until_signal is for the main thread: no other receives signals")
-        stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
-        try:
-            started = self.start_handlers()
-            while not stop.wait(0.2) and not any(subscription.error for subscription in started):
-                pass
-        finally:
-            left = self.close(timeout)
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for subscription in started:
-            if subscription.error is not None:
-                raise subscription.error
+        with signalled(signals) as stop:
+            try:
+                self._handlers.wait(stop, partial(self.start_handlers, concurrency=concurrency))
+            finally:
+                left = self.close(timeout)
+        if (error := self._handlers.error()) is not None:
+            raise error
         return left
 
     # -- life -------------------------------------------------------------------------------------
@@ -528,6 +533,7 @@ class MessagingService:
             in_flight={o.broker.name: len(o.window) for o in self._connections.outlets()},
             oldest_unsettled_secs=max(ages, default=None),
             ended=ended,
+            waiting_handlers=len(self._handlers),
         )
 
     def close(self, timeout: float = 10.0) -> list[str]:
@@ -591,6 +597,19 @@ class MessagingService:
         closed = self._closed
         self._begin()
         self._closed = closed
+
+    def _prepare(
+        self,
+        topic: str,
+        message: Any,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        correlation_id: str | None = None,
+    ) -> tuple[MessageEnvelope[Any], Record]:
+        """For an outbox: what `publish` would send, refused as it does where the message itself is wrong."""
+        wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
+        return self._publisher.prepare(wish)
 
     def _intakes(self) -> list[Intake[Any]]:
         """For tests: what is behind the subscriptions that are open."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from incident_messaging.commands import demo, dlq
+from incident_messaging.commands import demo, dlq, worker
 
 __all__ = ["commands"]
 
@@ -17,3 +17,4 @@ def commands() -> None:
 
 commands.add_command(demo.demo)
 commands.add_command(dlq.dlq)
+commands.add_command(worker.worker)

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from incident_messaging.consuming.breaker import Breaker
 from incident_messaging.consuming.delivery import Reject, Retry
@@ -124,9 +125,9 @@ class Failures:
             what = "given up" if delay is None else f"again in {delay:.1f} s"
             at = entry.received.position
             kind = type(error).__name__
-            log.warning(
-                "%s: attempt %d at %s failed (%s), %s", self._plan.name, entry.attempt, at, kind, what, exc_info=error
-            )
+            words = "%s: attempt %d at %s failed (%s), %s"
+            fields = self._log_fields(entry)
+            log.warning(words, self._plan.name, entry.attempt, at, kind, what, exc_info=error, extra=fields)
         elif not self._warned:
             self._warned = True
             log.warning("%s: %r; enable_dlq is False, failing messages are tried for ever", self._plan.name, error)
@@ -170,7 +171,8 @@ class Failures:
             self._acknowledge(entry)
         elif smaller is None and not entry.grave.told:
             entry.grave.told = True
-            log.error("%s: a dead letter could not be stored, its original stays: %s", self._plan.name, error)
+            words = "%s: a dead letter could not be stored, its original stays: %s"
+            log.error(words, self._plan.name, error, extra=self._log_fields(entry))
 
     def wake(self) -> None:
         """Somebody may go on, now that a key is free or nothing is left. Under the lock."""
@@ -178,6 +180,18 @@ class Failures:
             self._changed.notify_all()
         elif self._schedule.runnable or self._schedule.waiting:
             self._changed.notify()
+
+    def _log_fields(self, entry: Entry) -> dict[str, Any]:
+        """What a line tells besides its text, under the names of ``context.LogFields``."""
+        headers = entry.received.headers
+        return {
+            "message_id": headers.get("x-message-id"),
+            "correlation_id": headers.get("x-correlation-id"),
+            "topic": self._label(entry),
+            "group": self._plan.group,
+            "attempt": entry.attempt,
+            "backend": self._plan.broker.name,
+        }
 
     def _label(self, entry: Entry) -> str:
         return self._plan.short(entry.received.topic)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from incident_messaging import topics
+from incident_messaging import topics, tracing
 from incident_messaging.backends.base import MessageConsumer
 from incident_messaging.codec import SKIPPED
 from incident_messaging.consuming.delivery import Delivery, Reject, Retry
@@ -21,6 +21,7 @@ from incident_messaging.consuming.plan import Plan
 from incident_messaging.consuming.schedule import HANDED, Entry, Hand, Schedule
 from incident_messaging.consuming.ward import LOOK, WARD, ProcessDied
 from incident_messaging.consuming.workers import Workers
+from incident_messaging.context import Handling
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import (
@@ -235,11 +236,12 @@ class Intake(Generic[T]):
         self._consumer = consumer
         try:
             consumer.open(deadline)
+            if self.plan.callback is not None and self.plan.threads:
+                self._workers.start()
         except BaseException:
+            self.stop()
             consumer.close(Deadline.after(0.1))  # the caller's time may be over
             raise
-        if self.plan.callback is not None and self.plan.threads:
-            self._workers.start()
 
     def stop(self) -> None:
         """Hand out nothing more; `close` does the rest."""
@@ -348,10 +350,15 @@ class Intake(Generic[T]):
         return False
 
     def _handle(self, entry: Entry, delivery: Delivery[T], *, reraise: bool) -> None:
+        with Handling(delivery):
+            self._call(entry, delivery, reraise=reraise)
+
+    def _call(self, entry: Entry, delivery: Delivery[T], *, reraise: bool) -> None:
         assert self.plan.callback is not None
         begun, attempt = now(), entry.attempt
         try:
-            self.plan.callback(delivery)
+            with tracing.handling(delivery):
+                self.plan.callback(delivery)
         except BaseException as error:  # a callback that calls sys.exit has failed, too
             if delivery.current() is not None:
                 self._failures.fail(entry, error)

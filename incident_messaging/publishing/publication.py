@@ -184,7 +184,7 @@ class Publication:
         Raises:
             MessagingError: It was not acknowledged as ``publish_require`` asks.
         """
-        results = self._outcomes()
+        results = self.outcomes()
         if (error := self.failure()) is not None:
             raise error
         good = [result for result in results.values() if result.state == "ok"]
@@ -201,9 +201,10 @@ class Publication:
             good = sum(result.state == "ok" for result in self._results.values())
         if good >= (1 if self._any else len(self._outlets)):
             return None
-        return self._error(self._outcomes())
+        return self._error(self.outcomes())
 
-    def _outcomes(self) -> dict[MessagingBackend, BrokerResult]:
+    def outcomes(self) -> dict[MessagingBackend, BrokerResult]:
+        """What became of it on each broker so far."""
         with self._lock:
             return {
                 outlet.backend: self._results.get(outlet.backend) or BrokerResult(state="pending")

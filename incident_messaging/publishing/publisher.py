@@ -10,11 +10,12 @@ from typing import Any
 
 import attrs
 
-from incident_messaging import topics
+from incident_messaging import topics, tracing
 from incident_messaging.callbacks import CallbackThread, PublishFuture
 from incident_messaging.codec import Codec
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
+from incident_messaging.context import correlation_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError, PublishFailed, Timeout
@@ -107,26 +108,42 @@ class Publisher:
         finished: Callable[[Publication], None],
     ) -> tuple[MessageEnvelope[Any], Publication | None]:
         """No publication where messaging is disabled."""
+        chosen = self._chosen(message, backend)
+        envelope, record, size = self._encode(message, chosen)
+        if not self._config.enabled:
+            return envelope, None
+        sending = _followed(record, message, envelope, chosen)
+        if sending is not None:
+            finished = partial(_ended, sending, finished)
         try:
-            chosen = self._connections.chosen(backend)
+            publication = Publication(
+                envelope,
+                message.topic,
+                [self._connections.outlet(one) for one in chosen],
+                require=self._config.publish_require,
+                meter=self._meter,
+                later=self._timer.submit,
+                finished=finished,
+            )
+            publication.start(record, size, block, deadline)
+        except BaseException as error:
+            if sending is not None:
+                sending.ended({}, error)
+            raise
+        return envelope, publication
+
+    def _chosen(self, message: Message, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
+        try:
+            return self._connections.chosen(backend)
         except MessagingError as error:
             for one in self._connections.backends:
                 self._meter.publish_failed(OTHER, one.value, error)
             raise error.about(topic=str(message.topic)) from error.__cause__
-        envelope, record, size = self._encode(message, chosen)
-        if not self._config.enabled:
-            return envelope, None
-        publication = Publication(
-            envelope,
-            message.topic,
-            [self._connections.outlet(one) for one in chosen],
-            require=self._config.publish_require,
-            meter=self._meter,
-            later=self._timer.submit,
-            finished=finished,
-        )
-        publication.start(record, size, block, deadline)
-        return envelope, publication
+
+    def prepare(self, message: Message) -> tuple[MessageEnvelope[Any], Record]:
+        """What would be sent; errors as ``publish`` of what is wrong with the message itself."""
+        envelope, record, _ = self._encode(message, self._connections.backends)
+        return envelope, record
 
     def _encode(self, message: Message, chosen: Sequence[MessagingBackend]) -> tuple[MessageEnvelope[Any], Record, int]:
         label = OTHER
@@ -138,7 +155,7 @@ class Publisher:
                 topic=full,
                 key=message.key,
                 headers=message.headers,
-                correlation_id=message.correlation_id,
+                correlation_id=correlation_of(message.payload, message.correlation_id),
             )
             size = record.size
             self._check_size(size, envelope)
@@ -158,6 +175,33 @@ class Publisher:
                 code="too_large",
                 envelope=envelope,
             )
+
+
+def _followed(
+    record: Record, message: Message, envelope: MessageEnvelope[Any], chosen: Sequence[MessagingBackend]
+) -> tracing.Sending | None:
+    """What a tracer makes of a message on its way, whose headers it adds to; ``None`` where nobody looks on."""
+    tracer = tracing.installed()
+    if tracer is None:
+        return None
+    metadata = envelope.metadata
+    sending = tracer.publishing(
+        tracing.Outgoing(
+            topic=message.topic,
+            backends=[backend.value for backend in chosen],
+            message_id=metadata.message_id,
+            correlation_id=metadata.correlation_id,
+            key=record.key,
+            size=len(record.body),
+        )
+    )
+    record.headers = {**record.headers, **sending.headers}
+    return sending
+
+
+def _ended(sending: tracing.Sending, finished: Callable[[Publication], None], publication: Publication) -> None:
+    sending.ended(publication.outcomes(), publication.failure())
+    finished(publication)
 
 
 def _nothing(envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:

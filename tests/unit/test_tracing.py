@@ -1,0 +1,97 @@
+"""What a tracer is shown of publishes and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from incident_messaging import BackendUnavailable, Delivery, MessagingConfig, MessagingService, tracing
+from incident_messaging.testing import run_until_idle
+
+
+class Recorder:
+    """Notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[Any, ...]] = []
+
+    def publishing(self, message: tracing.Outgoing) -> Recorded:
+        self.notes.append(("publishing", message.topic, message.backends, message.correlation_id, message.key))
+        return Recorded(self.notes)
+
+    @contextmanager
+    def handling(self, delivery: Delivery[Any]) -> Iterator[None]:
+        self.notes.append(("handling", delivery.headers.get("traceparent")))
+        try:
+            yield
+        except RuntimeError as error:
+            self.notes.append(("failed", str(error)))
+            raise
+
+
+class Recorded:
+    headers: Mapping[str, str] = {"traceparent": "00-1-2-01"}
+
+    def __init__(self, notes: list[tuple[Any, ...]]) -> None:
+        self._notes = notes
+
+    def ended(self, results: Mapping[Any, Any], error: BaseException | None) -> None:
+        self._notes.append(("ended", [result.state for result in results.values()], error and type(error)))
+
+
+@pytest.fixture
+def notes() -> Iterator[list[tuple[Any, ...]]]:
+    recorder = Recorder()
+    tracing.install(recorder)
+    yield recorder.notes
+    tracing.install(None)
+
+
+def test_a_publish_is_followed_to_its_outcome_and_its_callback(messaging: MessagingService, notes: list[Any]) -> None:
+    messaging.subscribe("orders", callback=lambda _: None)
+    messaging.publish("orders", {}, key="k", correlation_id="c")
+    run_until_idle(messaging)
+    assert notes == [
+        ("publishing", "orders", ["memory"], "c", "k"),
+        ("ended", ["ok"], None),
+        ("handling", "00-1-2-01"),
+    ]
+
+
+def test_what_a_callback_raises_is_seen(messaging: MessagingService, notes: list[Any]) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    messaging.subscribe("orders", callback=fail)
+    messaging.publish("orders", {})
+    with pytest.raises(RuntimeError):
+        run_until_idle(messaging)
+    assert notes[-1] == ("failed", "out of luck")
+
+
+def test_a_publish_that_is_never_handed_over_ends_too(notes: list[Any], nats_server_factory: Any) -> None:
+    server = nats_server_factory()
+    config = MessagingConfig.from_mapping({"nats": {"servers": [server.url]}, "max_in_flight": 1})
+    with MessagingService(config) as service:
+        service.publish("orders", {})
+        server.freeze()
+        try:
+            service.publish_nowait("orders", {})
+            with pytest.raises(BackendUnavailable, match="full"):
+                service.publish_nowait("orders", {})
+            assert notes[-1] == ("ended", [], BackendUnavailable)
+        finally:
+            server.thaw()
+        service.flush(20.0)
+    assert [note[0] for note in notes].count("publishing") == [note[0] for note in notes].count("ended") == 3
+
+
+def test_nobody_looks_on_after_the_tracer_was_taken_away(messaging: MessagingService, notes: list[Any]) -> None:
+    tracing.install(None)
+    messaging.subscribe("orders", callback=lambda _: None)
+    messaging.publish("orders", {})
+    run_until_idle(messaging)
+    assert notes == []
