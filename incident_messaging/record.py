@@ -44,6 +44,10 @@ class Position:
         return f"{self.topic}-{self.partition}-{self.offset}"
 
 
+#: A header as it is on the wire; only Kafka knows one without a value.
+RawHeader = tuple[str, bytes | None]
+
+
 @attrs.define(kw_only=True)
 class Record:
     """A message on its way out.
@@ -65,14 +69,14 @@ class Record:
     key: str | None = None
     headers: Mapping[str, str] = NO_HEADERS
     dedup_id: str
-    raw_headers: Sequence[tuple[str, bytes]] = ()
+    raw_headers: Sequence[RawHeader] = ()
     reserve: int = RESERVE
 
     @property
     def size(self) -> int:
         """Bytes of body, key and headers, as ``max_message_size`` counts them."""
         text = "".join((self.key or "", *self.headers, *self.headers.values()))
-        raw = sum(len(name) + len(value) for name, value in self.raw_headers) if self.raw_headers else 0
+        raw = sum(len(name) + len(value or b"") for name, value in self.raw_headers) if self.raw_headers else 0
         return len(self.body) + raw + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape")))
 
 
@@ -98,7 +102,7 @@ class Received:
     body: bytes | None
     key: str | None
     headers: Mapping[str, str]
-    raw_headers: Sequence[tuple[str, bytes]]
+    raw_headers: Sequence[RawHeader]
     position: Position
     timestamp: float
     fallback_id: str

@@ -202,11 +202,13 @@ class MessagingService:
             max_failures: After so many failures no more is read.
 
         Raises:
+            ConfigurationError: A topic, key or header that is the same for all is not allowed.
             PublishFailed: Some failed; ``result`` says which and why.
         """
         self._may_block("publish_batch")
         if max_failures < 1:
             raise ConfigurationError(f"max_failures {max_failures!r} is not allowed: 1 or more")
+        self._publisher.check(None if callable(topic) else topic, None if callable(key) else key, headers)
         limit = self._config.publish_timeout_ms / 1000 if timeout is None else timeout
         batch = Batch(receipts=receipts, max_failures=max_failures)
         try:

@@ -77,7 +77,7 @@ class World:
                 topic=record.topic,
                 body=record.body,
                 key=record.key,
-                headers={name: raw.decode("utf-8", "surrogateescape") for name, raw in pairs},
+                headers={name: (raw or b"").decode("utf-8", "surrogateescape") for name, raw in pairs},
                 raw_headers=pairs,
                 position=position,
                 timestamp=time.time(),

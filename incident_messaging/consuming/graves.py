@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import attrs
 
-from incident_messaging.record import Position, Received, Record
+from incident_messaging.record import Position, RawHeader, Received, Record
 
 #: Characters of a stack trace that a dead letter keeps, the last ones.
 STACK_LIMIT = 8_192
@@ -126,7 +126,7 @@ def _identity(group: str, original: Position) -> str:
     return f"dlq:{group}:{at}"
 
 
-def kept_headers(pairs: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+def kept_headers(pairs: Sequence[RawHeader]) -> Sequence[RawHeader]:
     """The headers that a message keeps through its dead letter and back: neither the SDK's nor the broker's."""
     return [(name, raw) for name, raw in pairs if is_kept(name)]
 

@@ -85,6 +85,17 @@ class Publisher:
             future.set_result(_nothing(envelope, message.topic))
         return future
 
+    def check(self, topic: str | None, key: str | None, headers: Mapping[str, str] | None) -> None:
+        """Refuse what would be wrong with every message of a batch; errors as ``publish``."""
+        try:
+            if topic is not None:
+                topics.full_name(self._config.topic_prefix, topic)
+            self._codec.check(key, headers)
+        except MessagingError as error:
+            for backend in self._connections.backends:
+                self._meter.publish_failed(OTHER, backend.value, error)
+            raise
+
     def add(self, batch: Batch, message: Message, deadline: Deadline) -> None:
         """Hand over one message of a batch, which learns of its end."""
         index = batch.next_index()

@@ -264,3 +264,20 @@ def test_a_script_that_forgets_to_close_ends_by_itself() -> None:
     with takes(at_most=10.0):
         result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=30)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"topic": "bad topic"}, "bad topic"),
+        ({"topic": "orders", "key": 7}, "key 7"),
+        ({"topic": "orders", "headers": {"x-key": "mine"}}, "'x-key' is reserved"),
+    ],
+)
+def test_what_is_wrong_with_a_whole_batch_is_refused_before_anything_is_read(
+    messaging: MessagingService, given: dict[str, Any], words: str
+) -> None:
+    messages = iter([{}])
+    with pytest.raises(ConfigurationError, match=words):
+        messaging.publish_batch(**{"messages": messages, **given})
+    assert next(messages) == {}

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from incident_messaging.backends.kafka.link import log
-from incident_messaging.record import NO_HEADERS, Position, Received, Record
+from incident_messaging.record import NO_HEADERS, Position, RawHeader, Received, Record
 
 
 def key_bytes(record: Record) -> bytes | None:
@@ -32,7 +32,7 @@ def received(message: Message[Any, Any], token: Any) -> Received:
     """A message as it came in; it must not be an error."""
     key: Any = message.key()
     pairs = raw_headers(message)
-    headers = {name: value.decode("utf-8", "surrogateescape") for name, value in pairs} if pairs else NO_HEADERS
+    headers = {name: _text(value) for name, value in pairs} if pairs else NO_HEADERS
     position = Position(topic=message.topic(), partition=message.partition(), offset=message.offset())
     return Received(
         topic=message.topic() or "",
@@ -47,14 +47,18 @@ def received(message: Message[Any, Any], token: Any) -> Received:
     )
 
 
-def raw_headers(message: Message[Any, Any]) -> Sequence[tuple[str, bytes]]:
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8", "surrogateescape")
+
+
+def raw_headers(message: Message[Any, Any]) -> Sequence[RawHeader]:
     """The pairs as they came; none of them where the name of one is no UTF-8."""
     try:
         raw: Any = _headers(message)
     except SystemError:
         log.warning("headers of %s-%s-%s cannot be read", message.topic(), message.partition(), message.offset())
         return ()
-    return [(name, value or b"") for name, value in raw] if raw else ()
+    return raw or ()
 
 
 #: ``message.headers()``, by a way on which CPython looks whether a C function has failed. confluent-kafka reads names

@@ -79,7 +79,7 @@ def encode_headers(record: Record) -> bytes:
     block = "".join([f"\r\n{_encode_name(name)}: {value}" for name, value in pairs]).encode()
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
-        block += b"\r\n%s: %s" % (_encode_name(name).encode(), raw.replace(b"\r", b" ").replace(b"\n", b" "))
+        block += b"\r\n%s: %s" % (_encode_name(name).encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
     return b"NATS/1.0%s\r\n\r\n" % block
 
 

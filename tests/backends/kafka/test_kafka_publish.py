@@ -35,7 +35,7 @@ def test_nothing_happens_before_the_first_use(new_kafka: NewBroker, kafka_broker
 
 def test_the_wire_form(kafka: KafkaBroker, raw: Raw, topic: str) -> None:
     text = "Störung \udcff"
-    foreign = [("a", b"\xfe"), ("b", b"")]
+    foreign = [("a", b"\xfe"), ("b", b""), ("c", None)]
     sent = record(topic, b"body", key="schlüssel", headers={"a": text, "": ""}, raw_headers=foreign)
     outcomes = Outcomes()
     outcomes.send(kafka, sent)
@@ -46,6 +46,7 @@ def test_the_wire_form(kafka: KafkaBroker, raw: Raw, topic: str) -> None:
     assert message.headers() == [
         ("a", b"\xfe"),
         ("b", b""),
+        ("c", None),
         ("a", "Störung ".encode() + b"\xff"),
         ("", b""),
     ]
