@@ -11,6 +11,7 @@ from rich.console import Console
 
 from incident_messaging.brokers import BrokerError
 from incident_messaging.config import MessagingBackend
+from incident_messaging.demo.fork import run_forked
 from incident_messaging.demo.replay import SAMPLE, ReplayError, made_up_events, read_log
 from incident_messaging.demo.run import BROKERS, run
 from incident_messaging.demo.view import View
@@ -38,26 +39,38 @@ _INTERRUPTED = 130
     help="The log to replay; by default the sample of a checkout, else events are made up.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Publish only the first N events.")
-def demo(backend: str, file: Path | None, limit: int | None) -> None:
+@click.option("--fork", is_flag=True, help="Show instead what becomes of messages that a forked child publishes.")
+def demo(backend: str, file: Path | None, limit: int | None, fork: bool) -> None:
     """Replay a service desk's log through real brokers, and check what arrived.
 
     Starts a NATS server and a Kafka broker on free ports of this machine (extra "brokers"), publishes
     the log as incident events, consumes them with three subscriptions on each broker, and compares.
 
-    Exit code: 0 if all that was published was consumed, once and in order; 1 if not, or something
-    failed; 130 after Ctrl-C.
+    With --fork a small program runs twice on each broker, with the client library alone and with this
+    SDK: it publishes, forks a child that publishes too, and what the broker then holds is counted.
+
+    Exit code: 0 if all that was published was consumed, once and in order (with --fork: if all that the
+    SDK published arrived); 1 if not, or something failed; 130 after Ctrl-C.
     """
-    view = View(Console(highlight=False))
+    if fork and (file or limit):
+        raise click.UsageError("--fork replays no log: it takes neither --file nor --limit")
+    console = Console(highlight=False)
     try:
-        events = list(islice(_events(file, view), limit))
-        differences = run(events, MessagingBackend(backend), view)
+        chosen = MessagingBackend(backend)
+        good = run_forked(chosen, console) if fork else _replayed(chosen, file, limit, View(console))
     except (BrokerError, MessagingError, ReplayError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("interrupted: the brokers are stopped, their data is deleted", err=True)
         sys.exit(_INTERRUPTED)
-    sys.exit(1 if differences else 0)
+    sys.exit(0 if good else 1)
+
+
+def _replayed(backend: MessagingBackend, file: Path | None, limit: int | None, view: View) -> bool:
+    """Whether what arrived is what was published."""
+    events = list(islice(_events(file, view), limit))
+    return not run(events, backend, view)
 
 
 def _events(file: Path | None, view: View) -> list[IncidentEvent]:

@@ -20,7 +20,7 @@ from incident_messaging.brokers import KafkaBroker, NatsServer
 from incident_messaging.demo.view import View
 from incident_messaging.demo.witness import Witness
 
-__all__ = ["BROKERS", "run"]
+__all__ = ["BROKERS", "brokers", "run"]
 
 BROKERS = {
     MessagingBackend.NATS: (MessagingBackend.NATS,),
@@ -40,7 +40,7 @@ def run(events: Sequence[IncidentEvent], backend: MessagingBackend, view: View) 
         BrokerError: A broker could not be started.
         MessagingError: Publishing or subscribing failed.
     """
-    with _brokers(backend, view) as config:
+    with brokers(backend, view) as config:
         witnesses, found = _replay(config, events, view)
     found += [words for witness in witnesses for words in witness.differences()]
     view.verdict(found, len(events), BROKERS[backend])
@@ -108,7 +108,7 @@ def _wait(arrived: threading.Condition, witnesses: Sequence[Witness]) -> None:
 
 
 @contextmanager
-def _brokers(backend: MessagingBackend, view: View) -> Iterator[MessagingConfig]:
+def brokers(backend: MessagingBackend, view: View) -> Iterator[MessagingConfig]:
     """The brokers of a backend, started on free ports, and how they are reached; ended with their data."""
     chosen = BROKERS[backend]
     nats, kafka = NatsConfig(), KafkaConfig()

@@ -56,7 +56,29 @@ def test_ci_runs_the_test_command() -> None:
     assert found.stdout.strip() == console("test")
 
 
+def test_the_thirty_lines_are_those_that_the_demo_runs() -> None:
+    program = (TOP / "incident_messaging" / "demo" / "forked.py").read_text(encoding="utf-8")
+    [shown] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "os.fork" in code]
+    assert [part for part in shown.split("\n\n\n") if part.strip() not in program] == []
+
+
+def test_the_flask_application_publishes(nats_server: Any) -> None:
+    [shown] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import Flask" in code]
+    own = f'{{"topic_prefix": "readme-{uuid.uuid4().hex[:8]}", "nats": {{"servers": ["{nats_server.url}"]}}}}'
+    program = shown.replace('{"backend": "kafka"}', own)
+    assert program != shown
+    request = '{"incident_id": "INC-1", "severity": "low", "incident_type": "database", "title": "slow"}'
+    program += (
+        f"answer = app.test_client().post('/incidents', json={request})\nassert answer.status_code == 201, answer\n"
+    )
+
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_every_link_leads_to_a_file() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#:]+)\)", text)
     assert targets
     assert [target for target in targets if not (TOP / target).exists()] == []
