@@ -1,0 +1,65 @@
+"""``manage.py`` with the outbox installed, as an operator uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from outbox_kit import HERE, PATIENCE, Lab
+
+NewLab = Callable[..., Lab]
+
+
+def manage(lab: Lab, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    place = {
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        "DJANGO_SETTINGS_MODULE": "outbox_settings",
+        "OUTBOX_DATABASE": json.dumps(lab.database.django),
+        "OUTBOX_MESSAGING": json.dumps(lab.messaging | options),
+    }
+    command = [sys.executable, "-m", "django", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=os.environ | place, **pipes)
+
+
+def says(process: subprocess.Popen[str], code: int = 0) -> str:
+    words, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, words
+    return words
+
+
+def test_the_relay_runs_until_it_is_asked_to_end_and_takes_back_what_it_put_aside(new_lab: NewLab) -> None:
+    lab = new_lab("django", "sqlite", "nats")
+    lab.do("write", messages=[{"key": "a", "n": n, "text": "x" * (3_000 if n == 1 else 0)} for n in range(3)])
+    relay = manage(lab, "relay_incidents", "--poll-interval", "0.05", "--batch-size", "10", max_message_size=2_000)
+    try:
+        assert lab.empties()
+    finally:
+        relay.terminate()
+    assert "is put aside" in says(relay)
+
+    assert says(manage(lab, "relay_incidents", "--retry-failed")) == "1 messages are tried again\n"
+    lab.do("relay")
+    assert lab.arrived() == [("a", 0), ("a", 2), ("a", 1)]
+
+
+def test_what_a_relay_cannot_work_with_is_one_line(new_lab: NewLab) -> None:
+    lab = new_lab("django", "sqlite", "nats")
+    assert "batch_size 0 is not allowed" in says(manage(lab, "relay_incidents", "--batch-size", "0"), 1)
+    words = says(manage(lab, "relay_incidents", enabled=False), 1)
+    assert "Messaging disabled" in words
+    assert "Traceback" not in words
+
+
+def test_the_migrations_are_those_of_the_models_and_old_marks_can_be_purged(new_lab: NewLab) -> None:
+    lab = new_lab("django", "sqlite", "nats")
+    assert says(manage(lab, "makemigrations", "--check", "--dry-run")) == "No changes detected\n"
+    assert says(manage(lab, "check")).startswith("System check identified no issues")
+    marks = "INSERT INTO incident_outbox_inboxmark (handler, message_id, handled_at) VALUES ('h', '{}', '{}')"
+    lab.database.change(marks.format("old", "2020-01-01 00:00:00"))
+    lab.database.change(marks.format("new", "2999-01-01 00:00:00"))
+    assert says(manage(lab, "purge_incident_inbox", "--days", "30")) == "1 messages are forgotten\n"
