@@ -64,6 +64,7 @@ class Connections:
 
         Raises:
             BackendUnavailable: All is closed.
+            ConfigurationError: The server takes the process's threads away.
         """
         outlet = self._outlets.get(backend)
         if outlet is not None and not self._closed:
@@ -73,6 +74,8 @@ class Connections:
                 raise BackendUnavailable("the messaging service is closed", code="closed")
             if backend not in self._outlets:
                 if not self._outlets:
+                    lifecycle.check_threads()  # again: some servers change the threads after the import
+                    lifecycle.check_forks()
                     self._used()  # what it is handed must be sent at the end, also where nobody holds it
                     lifecycle.closes_at_exit()
                     self._timer.submit(self._look_again, LOOK_EVERY)
