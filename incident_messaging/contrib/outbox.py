@@ -6,8 +6,6 @@ what a broker has acknowledged. ``contrib.sqlalchemy`` and ``contrib.django.outb
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import signal
@@ -16,31 +14,31 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Protocol
 
 import attrs
 import prometheus_client
 
-from incident_messaging.codec import from_json
+from incident_messaging import metrics
+from incident_messaging.contrib.outbox_rows import read
 from incident_messaging.deadline import Deadline, now
-from incident_messaging.envelope import MessageEnvelope
-from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, MessagingError
-from incident_messaging.events import IncidentEvent
-from incident_messaging.metrics import LOCK
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
+from incident_messaging.handlers import signalled
 from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.service import MessagingService
 
-__all__ = ["Entry", "Relay", "Store", "columns", "mark"]
+__all__ = ["Entry", "Relay", "Store"]
 
 log = logging.getLogger("incident_messaging.outbox")
 
 #: The longest pause in seconds while nothing can be published.
 LONGEST_PAUSE = 5.0
 
-#: Characters of a message id that an inbox keeps as they are.
-_MARK_LENGTH = 200
+#: Seconds at the beginning in which a configuration that no broker can be had with shows itself.
+_CHECK_SECS = 2.0
 
 #: Codes after which no round of this relay can succeed.
 _FINAL = frozenset({"closed", "disabled", "forked", "loop_thread"})
@@ -49,7 +47,7 @@ RELAYED = prometheus_client.Counter("messaging_outbox_relayed_total", "Messages 
 PARKED = prometheus_client.Counter("messaging_outbox_parked_total", "Messages of the outbox that were put aside")
 AGE = prometheus_client.Gauge(
     "messaging_outbox_age_seconds",
-    "Age of the oldest message that waits in the outbox",
+    "Age of the oldest message that waits in the outbox, where this relay is active",
     multiprocess_mode="livemax",
 )
 
@@ -104,53 +102,6 @@ class Store(Protocol):
         """Called between rounds: let go of connections that are broken or too old."""
 
 
-def columns(
-    service: MessagingService,
-    message: Any,
-    *,
-    topic: str | None,
-    key: str | None,
-    headers: Mapping[str, str] | None,
-    correlation_id: str | None,
-) -> tuple[str, dict[str, Any]]:
-    """A message's id and the columns of its row but for its times, checked as a publish would.
-
-    Raises:
-        ConfigurationError: Topic, key, header or correlation id is missing or not allowed.
-        SerializationError: The message cannot be written.
-        PublishFailed: It is too large.
-    """
-    payload = message.payload if isinstance(message, MessageEnvelope) else message
-    if isinstance(payload, IncidentEvent):
-        topic = payload.topic if topic is None else topic
-        key = payload.incident_id if key is None else key
-    if topic is None:
-        raise ConfigurationError("topic None is not allowed: only an IncidentEvent brings one of its own")
-    if key is not None and not _storable(key):
-        raise ConfigurationError(f"key {key!r} is not allowed in an outbox: text without NUL and lone surrogates")
-    envelope, record = service._prepare(topic, message, key=key, headers=headers, correlation_id=correlation_id)
-    return envelope.metadata.message_id, {
-        "message_id": mark(envelope.metadata.message_id),
-        "topic": topic,
-        "key": key,
-        "body": record.body,
-        "headers": json.dumps(dict(headers or {})),
-        "error": "",
-    }
-
-
-def mark(message_id: str) -> str:
-    """A message id as a column of limited length can keep it: long or unprintable ones as their hash."""
-    if len(message_id) <= _MARK_LENGTH and message_id.isprintable():
-        return message_id
-    return "sha256:" + hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _storable(text: Any) -> bool:
-    """Whether every database takes a text; what is no text is refused elsewhere."""
-    return not isinstance(text, str) or ("\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text))
-
-
 @attrs.define
 class _Round:
     """What became of one look at the outbox."""
@@ -160,6 +111,7 @@ class _Round:
     stuck: set[str | None] = attrs.field(factory=set)
     waits: int = 0
     error: Exception | None = None
+    final: MessagingError | None = None
 
     def wait(self, entry: Entry, error: Exception) -> None:
         """A message stays, and with it what follows of its key."""
@@ -167,6 +119,28 @@ class _Round:
         self.error = error
         if entry.key is not None:
             self.stuck.add(entry.key)
+
+
+class _Meter:
+    """Counts, unless metrics are off. The lock is asked for anew each time: a fork may replace it."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def relayed(self, count: int) -> None:
+        if self._enabled:
+            with metrics.LOCK:
+                RELAYED.inc(count)
+
+    def parked(self) -> None:
+        if self._enabled:
+            with metrics.LOCK:
+                PARKED.inc()
+
+    def oldest(self, age: float) -> None:
+        if self._enabled:
+            with metrics.LOCK:
+                AGE.set(max(0.0, age))
 
 
 class Relay:
@@ -206,7 +180,8 @@ class Relay:
         self._poll_interval = poll_interval
         self._lease_secs = lease_secs
         self._token = uuid.uuid4().hex[:12]
-        self._held_at: float | None = None
+        self._meter = _Meter(enabled=service.config.enable_metrics)
+        self._held: tuple[str, float] | None = None
         self._pause = poll_interval
         self._trouble = ""
 
@@ -216,8 +191,10 @@ class Relay:
         A broker or database that cannot be had is waited for, for ever.
 
         Raises:
+            ConfigurationError: The configuration is wrong, or the broker too old; no message is to blame.
             BackendUnavailable: The service is closed or disabled.
         """
+        self._check()
         try:
             while not until.is_set():
                 until.wait(self._pause_after(self._attempt(until)))
@@ -228,18 +205,11 @@ class Relay:
         """Relay until a signal comes; for the main thread. The handlers that the signals had are put back.
 
         Raises:
-            ConfigurationError: This is not the main thread.
+            ConfigurationError: This is not the main thread, or as `run`.
             BackendUnavailable: The service is closed or disabled.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError("run_until_signal is for the main thread: no other receives signals")
-        stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
-        try:
+        with signalled(signals) as stop:
             self.run(stop)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def run_once(self) -> int:
         """Look once, publish what is there (a batch at most), and return how many were acknowledged.
@@ -247,13 +217,13 @@ class Relay:
         0 also where another relay is active. The lease is kept; `release` gives it back.
 
         Raises:
-            BackendUnavailable: The service is closed or disabled.
+            MessagingError: As `run`.
         """
         return len(self._round(threading.Event()).done)
 
     def release(self) -> None:
         """Let another relay be active at once."""
-        self._held_at = None
+        self._forget_lease()
         self._store.release(self._owner)
 
     # -- one round --------------------------------------------------------------------------------
@@ -261,6 +231,15 @@ class Relay:
     @property
     def _owner(self) -> str:
         return f"{socket.gethostname()[:80]}-{os.getpid()}-{self._token}"
+
+    def _check(self) -> None:
+        """Raise what would be wrong with every message; a broker that is away is waited for later."""
+        try:
+            self._service.connect(_CHECK_SECS)
+        except MessagingError as error:
+            if _ends_relay(error):
+                raise
+            log.debug("outbox: no connection at the beginning: %s", error)
 
     def _round(self, until: threading.Event) -> _Round:
         if not self._service.config.enabled:
@@ -270,8 +249,7 @@ class Relay:
             return round_
         entries = self._store.oldest(self._batch_size)
         round_.read = len(entries)
-        with LOCK:
-            AGE.set(max(0.0, time.time() - entries[0].created_at) if entries else 0.0)
+        self._meter.oldest(time.time() - entries[0].created_at if entries else 0.0)
         try:
             for wave in _waves(entries):
                 if until.is_set() or not self._hold():
@@ -280,16 +258,23 @@ class Relay:
         finally:
             if round_.done:
                 self._store.delete(round_.done)
-                with LOCK:
-                    RELAYED.inc(len(round_.done))
+                self._meter.relayed(len(round_.done))
         return round_
 
     def _hold(self) -> bool:
         """Whether this relay is the active one; asked of the database a few times in each lease."""
-        asked_at = now()
-        if self._held_at is None or asked_at - self._held_at > self._lease_secs / 4:
-            self._held_at = asked_at if self._store.acquire(self._owner, self._lease_secs) else None
-        return self._held_at is not None
+        owner, asked_at = self._owner, now()
+        if self._held is not None and self._held[0] == owner and asked_at - self._held[1] <= self._lease_secs / 4:
+            return True
+        if self._store.acquire(owner, self._lease_secs):
+            self._held = owner, asked_at
+            return True
+        self._forget_lease()
+        return False
+
+    def _forget_lease(self) -> None:
+        self._held = None
+        self._meter.oldest(0.0)
 
     def _publish(self, wave: Sequence[Entry], round_: _Round) -> None:
         """Hand over one message of each key, and wait until each has an end."""
@@ -300,38 +285,55 @@ class Relay:
                 round_.stuck.add(entry.key)
                 continue
             future = self._send(entry)
-            sent.append((entry, future))
-            window_full = future.done() and getattr(future.exception(), "code", "") == "window_full"
+            if future is not None:
+                sent.append((entry, future))
+                window_full = future.done() and getattr(future.exception(), "code", "") == "window_full"
         for entry, future in sent:
-            self._settle(entry, future.exception(), round_)
+            self._settle(entry, self._outcome(future), round_)
+        if round_.final is not None:
+            raise round_.final
 
-    def _send(self, entry: Entry) -> Future[PublishReceipt]:
+    def _send(self, entry: Entry) -> Future[PublishReceipt] | None:
+        """Nothing where the message itself is wrong, which is put aside."""
         try:
-            envelope = from_json(entry.body, MessageEnvelope[Any])
+            envelope, headers = read(entry.body, entry.headers)
+            self._service._prepare(entry.topic, envelope, key=entry.key, headers=headers)
+        except MessagingError as error:
+            self._park(entry, error)
+            return None
+        try:
             return self._service.publish_nowait(
-                entry.topic,
-                envelope,
-                key=entry.key,
-                headers=json.loads(entry.headers),
-                block=self._lease_secs / 4,
+                entry.topic, envelope, key=entry.key, headers=headers, block=self._lease_secs / 4
             )
         except MessagingError as error:
             failed: Future[PublishReceipt] = Future()
             failed.set_exception(error)
             return failed
 
+    def _outcome(self, future: Future[PublishReceipt]) -> BaseException | None:
+        """Of a publish; the lease is kept while it is waited for."""
+        while True:
+            try:
+                return future.exception(self._lease_secs / 4)
+            except TimeoutError:
+                with suppress(*self._store.errors):  # the end of the round meets them again
+                    self._hold()
+
     def _settle(self, entry: Entry, error: BaseException | None, round_: _Round) -> None:
         if error is None:
             round_.done.append(entry.id)
-        elif not isinstance(error, MessagingError) or error.code in _FINAL:
+        elif not isinstance(error, MessagingError):
             raise error
-        elif error.retryable or isinstance(error, ConnectionFailed | BackendUnavailable):
-            round_.wait(entry, error)
+        elif all(each.code == "too_large" for each in _answers(error)):
+            self._park(entry, error)
         else:
-            self._store.park(entry.id, f"{type(error).__name__} ({error.code}): {error}")
-            with LOCK:
-                PARKED.inc()
-            log.error("outbox: message %s to %s is put aside: %s", entry.message_id, entry.topic, error)
+            round_.wait(entry, error)
+            round_.final = round_.final or next(filter(_ends_relay, _answers(error)), None)
+
+    def _park(self, entry: Entry, error: MessagingError) -> None:
+        self._store.park(entry.id, f"{type(error).__name__} ({error.code}): {error}")
+        self._meter.parked()
+        log.error("outbox: message %s to %s is put aside: %s", entry.message_id, entry.topic, error)
 
     # -- between rounds ---------------------------------------------------------------------------
 
@@ -340,14 +342,14 @@ class Relay:
             self._store.rest()
             round_ = self._round(until)
         except self._store.errors as error:
-            self._held_at = None
+            self._forget_lease()
             round_ = _Round(error=error)
         self._tell(round_)
         return round_
 
     def _tell(self, round_: _Round) -> None:
-        """One line in the log when trouble begins and when it is over."""
-        trouble = type(round_.error).__name__ if round_.error else ""
+        """One line in the log when trouble begins or becomes another, and when it is over."""
+        trouble = f"{type(round_.error).__name__} {getattr(round_.error, 'code', '')}" if round_.error else ""
         if trouble and trouble != self._trouble:
             log.warning("outbox: waits, and tries again: %s", round_.error)
         elif self._trouble and not trouble:
@@ -371,6 +373,16 @@ class Relay:
             self._store.rest()
         except self._store.errors:
             log.debug("outbox: closing a connection", exc_info=True)
+
+
+def _answers(error: MessagingError) -> Sequence[MessagingError]:
+    """What each broker said that did not take a message; the error itself where none was asked."""
+    return [result.error for result in error.results.values() if result.error is not None] or [error]
+
+
+def _ends_relay(error: MessagingError) -> bool:
+    """Whether it would be the same for every message, for ever."""
+    return isinstance(error, ConfigurationError) or error.code in _FINAL
 
 
 def _waves(entries: Sequence[Entry]) -> Sequence[Sequence[Entry]]:

@@ -34,7 +34,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, scoped_session
 
 from incident_messaging.consuming.delivery import Delivery
-from incident_messaging.contrib.outbox import Entry, columns, mark
+from incident_messaging.contrib.outbox import Entry
+from incident_messaging.contrib.outbox_rows import columns, mark
 from incident_messaging.service import MessagingService
 
 __all__ = ["Inbox", "Outbox", "OutboxStore"]

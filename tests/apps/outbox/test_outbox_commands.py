@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from outbox_kit import HERE, PATIENCE, Lab
@@ -53,6 +54,18 @@ def test_what_a_relay_cannot_work_with_is_one_line(new_lab: NewLab) -> None:
     words = says(manage(lab, "relay_incidents", enabled=False), 1)
     assert "Messaging disabled" in words
     assert "Traceback" not in words
+
+
+def test_a_relay_that_cannot_read_its_certificates_says_so_and_leaves_all_as_it_is(
+    new_lab: NewLab, tmp_path: Path
+) -> None:
+    lab = new_lab("django", "sqlite", "nats")
+    lab.do("write", messages=[{"key": "a", "n": n} for n in range(3)])
+    files = {"enable_tls": True, "tls_ca_file": str(tmp_path / "nowhere.pem")}
+    words = says(manage(lab, "relay_incidents", nats=lab.messaging["nats"] | files), 1)
+    assert "CommandError: NATS TLS files cannot be used" in words
+    assert "Traceback" not in words
+    assert (lab.waiting(), lab.parked()) == (3, 0)
 
 
 def test_the_migrations_are_those_of_the_models_and_old_marks_can_be_purged(new_lab: NewLab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from outbox_kit import PATIENCE, Lab, Writer, require_all_in_order
@@ -43,6 +44,30 @@ def broker_comes_back(lab: Lab, broker: NatsServer | KafkaBroker) -> None:
     broker.start()
     writer.write(10)
 
+    assert lab.empties(), lab.said()
+    assert lab.end(relay) == 0, lab.said()
+    assert lab.parked() == 0
+    require_all_in_order(lab.arrived(), writer.written)
+
+
+def test_a_topic_that_is_denied_waits_until_it_is_allowed(
+    new_lab: NewLab, nats_server_factory: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    rights = tmp_path / "rights.conf"
+    users = 'authorization {{ users = [ {{ user: "u", password: "p", permissions: {{ publish: {{ {} }} }} }} ] }}\n'
+    rights.write_text(users.format('deny: "*.orders"'))
+    to_root = "../" * 20  # a path of an include begins at the folder of the configuration
+    broker = nats_server_factory(config=f'include "{to_root}{rights}"')
+    lab = new_lab("sqlalchemy", "sqlite", "nats", servers=[broker.url], user="u", password="p")
+    writer = Writer(lab)
+    relay = lab.start("relay_on")
+    writer.write(10)
+    assert until(lambda: "waits, and tries again: NATS denies" in lab.said(), PATIENCE), lab.said()
+    writer.write(10)
+    assert (lab.waiting(), lab.parked()) == (20, 0)
+
+    rights.write_text(users.format('allow: ">"'))
+    broker.reload()
     assert lab.empties(), lab.said()
     assert lab.end(relay) == 0, lab.said()
     assert lab.parked() == 0

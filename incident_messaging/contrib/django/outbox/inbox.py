@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast, overload
 from django.db import IntegrityError, router, transaction
 
 from incident_messaging.consuming.delivery import Delivery
-from incident_messaging.contrib.outbox import mark
+from incident_messaging.contrib.outbox_rows import mark
 
 T = TypeVar("T")
 Handler = Callable[[Delivery[Any]], T]

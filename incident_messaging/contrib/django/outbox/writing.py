@@ -8,7 +8,7 @@ from typing import Any, cast
 from django.db import router
 
 from incident_messaging.contrib.django.services import get_service
-from incident_messaging.contrib.outbox import columns
+from incident_messaging.contrib.outbox_rows import columns
 
 
 def add(
