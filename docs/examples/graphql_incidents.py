@@ -77,14 +77,18 @@ app.add_url_rule("/graphql", view_func=GraphQLView.as_view("graphql", schema=sch
 
 @app.post("/graphql/stream")
 def stream():
-    wanted = request.get_json()
+    wanted = request.get_json(silent=True)
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("query"), str):
+        return {"errors": [{"message": "query is missing"}]}, 400
     subscription = messaging.service.subscribe("incidents.created", IncidentCreated, broadcast=True)
-    return Response(_events(subscription, wanted["query"], wanted.get("variables")), mimetype="text/event-stream")
+    response = Response(_events(subscription, wanted["query"], wanted.get("variables")), mimetype="text/event-stream")
+    response.call_on_close(subscription.close)  # also where the reader leaves before the first event
+    return response
 
 
 def _events(subscription, query, variables):
     """One event for each result; a line with a colon is a comment, which readers skip."""
-    with subscription, asyncio.Runner() as runner:
+    with asyncio.Runner() as runner:
         yield ": from here on nothing is missed\n\n"
         for result in _results(runner, query, variables, {"subscription": subscription}):
             if result.errors:

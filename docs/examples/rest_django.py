@@ -66,7 +66,12 @@ def correlated(get_response):
 @require_POST
 @transaction.atomic
 def create(request):
-    wanted = json.loads(request.body)
+    try:
+        wanted = json.loads(request.body)
+    except ValueError as error:
+        return JsonResponse({"error": f"the body is no JSON: {error}"}, status=400)
+    if wrong := what_is_wrong(wanted):
+        return JsonResponse({"error": wrong}, status=400)
     incident = Incident.objects.create(severity=wanted["severity"], kind=wanted["type"], title=wanted["title"])
     number = f"INC-{incident.pk}"
     publish_on_commit(IncidentCreated(number, incident.severity, incident.kind, incident.title))
@@ -74,6 +79,14 @@ def create(request):
         transaction.set_rollback(True)  # and nothing is published
         return JsonResponse({"error": "severity is low, high or critical"}, status=400)
     return JsonResponse({"incident_id": number}, status=201)
+
+
+def what_is_wrong(wanted):
+    """In words; nothing where it can be stored."""
+    if not isinstance(wanted, dict):
+        return "the body is no JSON object"
+    wrong = [name for name in ("severity", "type", "title") if not isinstance(wanted.get(name), str)]
+    return f"missing, or no text: {', '.join(wrong)}" if wrong else None
 
 
 urlpatterns = [path("incidents", create)]

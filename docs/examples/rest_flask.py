@@ -11,7 +11,8 @@ NATS at localhost by default.
 
 from uuid import uuid4
 
-from flask import Flask, request
+from flask import Flask, abort, request
+from werkzeug.exceptions import HTTPException
 
 from incident_messaging import MessagingConfig, MessagingError
 from incident_messaging.context import correlation_id
@@ -30,21 +31,32 @@ def take_the_correlation_id():
 
 @app.post("/incidents")
 def create():
-    wanted = request.get_json()
-    if missing := {"severity", "type", "title"} - wanted.keys():
-        return {"error": f"missing: {', '.join(sorted(missing))}"}, 400
+    severity, kind, title = wanted("severity", "type", "title")
     incident = f"INC-{uuid4().hex[:8]}"
-    receipt = messaging.service.publish_incident_created(
-        incident, wanted["severity"], wanted["type"], wanted["title"], timeout=5
-    )
+    receipt = messaging.service.publish_incident_created(incident, severity, kind, title, timeout=5)
     return {"incident_id": incident, "message_id": receipt.message_id}, 201
 
 
 @app.post("/incidents/<incident>/resolve")
 def resolve(incident):
-    seconds = request.get_json()["resolution_time_secs"]
+    [seconds] = wanted("resolution_time_secs")
     receipt = messaging.service.publish_incident_resolved(incident, seconds, timeout=5)
     return {"incident_id": incident, "message_id": receipt.message_id}
+
+
+def wanted(*names):
+    """Fields of the request's JSON; of what types they are is checked where the event is built."""
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        abort(400, "the body must be a JSON object, sent as application/json")
+    if missing := [name for name in names if name not in body]:
+        abort(400, f"missing: {', '.join(missing)}")
+    return [body[name] for name in names]
+
+
+@app.errorhandler(HTTPException)
+def refused(error):
+    return {"error": error.description}, error.code
 
 
 @app.errorhandler(MessagingError)

@@ -32,15 +32,19 @@ commands.add_parser("list")
 
 
 def open_incidents(service):
-    """Read all that the broker keeps, as a broadcast: no group is left behind, and nobody's place moves."""
-    found = {}
+    """Read all that the broker keeps, as a broadcast: no group is left behind, and nobody's place moves.
+
+    Each kind of event has a topic of its own, and Kafka keeps no order between topics: the end of an incident may
+    come before its beginning. So what is over is looked at when all has been read.
+    """
+    found, resolved = {}, set()
     for delivery in service.consume("incidents.*", IncidentEvent, broadcast=True, start="earliest", timeout=2):
         match delivery.payload:
             case IncidentCreated() as incident:
                 found[incident.incident_id] = incident
             case IncidentResolved(incident_id=incident):
-                found.pop(incident, None)
-    return found.values()
+                resolved.add(incident)
+    return [incident for number, incident in found.items() if number not in resolved]
 
 
 def main(wanted):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import attrs
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from incident_messaging.brokers import BrokerError
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.demo.forked import CHILD, PARENT
@@ -27,6 +30,8 @@ SERVERS = {
     MessagingBackend.KAFKA: "INCIDENT_MESSAGING_KAFKA__BOOTSTRAP_SERVERS",
     MessagingBackend.NATS: "INCIDENT_MESSAGING_NATS__SERVERS",
 }
+#: The program's arguments for Python.
+PROGRAM = ("-m", "incident_messaging.demo.forked")
 #: Seconds that a program may take: its child waits up to 30 for what it published.
 SECONDS = 60.0
 
@@ -51,7 +56,7 @@ def run_forked(backend: MessagingBackend, console: Console) -> bool:
     """Run the program on each broker of the choice, show the counts, and say whether all of the SDK's arrived.
 
     Raises:
-        BrokerError: A broker could not be started.
+        BrokerError: A broker could not be started, or a program failed.
     """
     view = View(console)
     with brokers(backend, view) as config:
@@ -69,17 +74,51 @@ def _run(client: str, broker: MessagingBackend, config: MessagingConfig) -> Outc
     make, read = (_make_kafka, _read_kafka) if broker is MessagingBackend.KAFKA else (_make_nats, _read_nats)
     topic = f"fork-{client}"
     make(server, topic)
-    program = subprocess.run(
-        [sys.executable, "-m", "incident_messaging.demo.forked", client, server, topic],
-        env=_environment(broker, server),
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    accepted = _accepted([client, server, topic], _environment(broker, server))
     stored = read(server, topic)
     child, parent = (sum(name in body for body in stored) for name in (b"child", b"parent"))
-    return Outcome(client, broker, int(program.stdout or 0), child, parent)
+    return Outcome(client, broker, accepted, child, parent)
+
+
+def _accepted(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the program, and return how many of its child's calls raised nothing: 0 if the child did not get to say it.
+
+    Raises:
+        BrokerError: It did not end in time, or not well; the text is one line.
+    """
+    what = f"the program that publishes with {arguments[0]}"
+    with subprocess.Popen(
+        [sys.executable, *PROGRAM, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as program:
+        try:
+            said, errors = program.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BrokerError(f"{what} did not end within {SECONDS:g} s") from error
+        finally:
+            _end(program)
+    if program.returncode != 0:
+        raise BrokerError(f"{what} ended with exit code {program.returncode}: {_last_line(errors)}")
+    if said and not said.strip().isdecimal():
+        raise BrokerError(f"{what} said {_last_line(said)!r}, not how many calls raised nothing")
+    return int(said or 0)
+
+
+def _end(program: subprocess.Popen[str]) -> None:
+    """Kill it, and its forked child: that would hold the pipes, and so this process."""
+    if program.returncode is None:  # else all that hold the pipes have ended, and the id may be another's
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.communicate()
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing was said")
 
 
 def _environment(broker: MessagingBackend, server: str) -> Mapping[str, str]:

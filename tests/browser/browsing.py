@@ -38,6 +38,14 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+#: How the console is started.
+SERVERS = {
+    "itself": [sys.executable, str(APP), "--port", "{port}"],
+    "gunicorn": [
+        sys.executable, "-m", "gunicorn", "--chdir", str(APP.parent), "--threads", "20", "--graceful-timeout", "2",
+        "--bind", "127.0.0.1:{port}", "app:create_app()",
+    ],
+}  # fmt: skip
 PATIENCE = 60.0
 
 
@@ -139,16 +147,17 @@ def window() -> Iterator[Window]:
 class Server:
     """A server process of the console."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], by: str = "itself") -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self._environment = environment
+        self._command = [word.format(port=self.port) for word in SERVERS[by]]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, str(APP), "--port", str(self.port)]
+        environment = os.environ | self._environment
         self._process = subprocess.Popen(
-            command, env=os.environ | self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         assert until(self._answers, PATIENCE), f"no console at {self.url}"
 
@@ -157,6 +166,16 @@ class Server:
             self._process.send_signal(how)
             self._process.wait(PATIENCE)
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -170,8 +189,8 @@ class Server:
 
 
 @contextmanager
-def console(environment: dict[str, str]) -> Iterator[Server]:
-    server = Server(environment)
+def console(environment: dict[str, str], by: str = "itself") -> Iterator[Server]:
+    server = Server(environment, by)
     try:
         server.start()
         yield server

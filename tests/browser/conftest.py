@@ -60,10 +60,10 @@ def own_broker(request, environment, nats_server_factory, kafka_broker_factory) 
 
 
 @pytest.fixture
-def start(environment) -> Iterator[Callable[[], Server]]:
+def start(environment) -> Iterator[Callable[..., Server]]:
     """Start servers of the console on the environment's broker."""
     with ExitStack() as servers:
-        yield lambda: servers.enter_context(console(environment))
+        yield lambda by="itself": servers.enter_context(console(environment, by))
 
 
 @pytest.fixture

@@ -73,6 +73,42 @@ def test_the_page_says_that_the_server_is_away_and_back_and_catches_up(start, el
     assert one.shown == "changes", "not the whole of it, only what was missed"
 
 
+@pytest.mark.parametrize("shared_broker", ["nats"], indirect=True)
+@pytest.mark.usefixtures("shared_broker")
+def test_an_id_that_no_server_takes_is_given_up(start, elsewhere, one):
+    server = start("gunicorn")
+    one.open(server.url)
+    create(elsewhere, "before")
+    one.sees(["before"], one.listed)
+
+    one.driver.execute_script(
+        "removeEventListener('pagehide', keep);"
+        "sessionStorage.setItem(KEPT, JSON.stringify({lastId: 'x'.repeat(5000), incidents: []}))"
+    )
+    one.driver.get(server.url)
+
+    one.sees(["before"], one.listed)
+    assert one.shown == "snapshot"
+    one.sees("live", lambda: one.status[0])
+
+
+@pytest.mark.parametrize("shared_broker", ["nats"], indirect=True)
+@pytest.mark.usefixtures("shared_broker")
+def test_the_page_says_that_the_server_is_silent_though_it_has_never_said_anything(start, one):
+    server = start()
+    one.open(server.url)
+
+    with server.frozen():
+        one.driver.execute_script(
+            "clearTimeout(silence);"
+            "const later = setTimeout; window.setTimeout = (act, ms) => later(act, ms / 20);"  # 40 s are 2 s
+            "connect();"
+        )
+        one.sees(("away", "The server is silent. The page tries again by itself."), lambda: one.status)
+
+    one.sees("live", lambda: one.status[0])
+
+
 def test_the_page_says_that_the_broker_is_away_and_back_and_catches_up(own_broker, start, elsewhere, one):
     one.open(start().url)
     create(elsewhere, "before")

@@ -64,6 +64,13 @@ def box() -> DeadLetterBox:
     return found
 
 
+@console.before_request
+def take_only_json() -> None:
+    """A form on another site can be sent here by any browser; JSON cannot, unless this server allows it."""
+    if request.method == "POST" and not request.is_json:
+        abort(415, "the Content-Type must be application/json")
+
+
 @console.get("/")
 def page() -> str:
     return render_template("console.html", severities=SEVERITIES)

@@ -25,6 +25,8 @@ PING_SECS = 15.0  # a page that hears nothing for longer knows that the server i
 POLL_SECS = 0.5  # how often the broker's health is looked at
 AGAIN_SECS = 2.0  # until the next try to subscribe
 READY_SECS = 5.0  # that a request waits for the history to be read
+HISTORY_SECS = 30.0  # after which what has been read of it is shown
+LONGEST_ID = 2_000  # characters that a page is given to ask with: a server refuses a request line of some 4,000
 
 NAMES = {"nats": "NATS", "kafka": "Kafka", "memory": "memory"}
 
@@ -140,12 +142,13 @@ class Feed:
     def _follow(self) -> None:
         """Read the history, show it, and go on with what happens."""
         board, shown, begun = Board(), False, time.time()
+        late = time.monotonic() + HISTORY_SECS  # some writers' clocks are behind, and some never pause
         with self._service.subscribe("incidents.*", IncidentEvent, broadcast=True, start="earliest") as subscription:
             while not self._stopping.is_set():
                 delivery = subscription.next(timeout=POLL_SECS)
                 if delivery is not None:
                     self._take(board, delivery, shown)
-                if not shown and (delivery is None or delivery.metadata.timestamp >= begun):
+                if not shown and (_is_news(delivery, begun) or time.monotonic() > late):
                     self._show(board)
                     shown = True
                 self._say_status()
@@ -156,7 +159,7 @@ class Feed:
         with self._lock:
             incident = board.add(source, number, metadata.message_id, delivery.payload, metadata.timestamp)
             if shown and incident is not None:
-                self._tell(_event("incidents", [incident.to_dict()], board.id))
+                self._tell(_event("incidents", [incident.to_dict()], _id(board)))
 
     def _show(self, board: Board) -> None:
         with self._lock:
@@ -172,7 +175,7 @@ class Feed:
             return
         missed = self._board.since(page.last_id) if page.last_id is not None else None
         kind, incidents = ("snapshot", self._board.incidents()) if missed is None else ("incidents", missed)
-        page.offer(_event(kind, [incident.to_dict() for incident in incidents], self._board.id))
+        page.offer(_event(kind, [incident.to_dict() for incident in incidents], _id(self._board)))
 
     def _say_status(self, trouble: str | None = None) -> None:
         status = self._look(trouble)
@@ -198,12 +201,23 @@ class Feed:
         return {"ok": True, "text": f"Live from {' and '.join(names)}."}
 
 
+def _is_news(delivery: Delivery[Any] | None, begun: float) -> bool:
+    """Whether the history is over: nothing comes, or what has happened since."""
+    return delivery is None or delivery.metadata.timestamp >= begun
+
+
+def _id(board: Board) -> str | None:
+    """How far it was read; of very many partitions nothing, and a page that comes again is told everything."""
+    read = board.id
+    return read if len(read) <= LONGEST_ID else None
+
+
 def _place(delivery: Delivery[Any]) -> tuple[str, int]:
     """Where the broker keeps a message: a source in which numbers only grow, and the number there."""
     position = delivery.position
     if position.stream is not None:
         return position.stream, position.sequence or 0
-    return f"{delivery.topic}/{position.partition}", position.offset or 0
+    return f"{delivery.topic.removeprefix('incidents.')}/{position.partition}", position.offset or 0
 
 
 def _event(kind: str, data: Any, event_id: str | None = None) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 import uuid
 from contextlib import ExitStack, closing, contextmanager
 
 import pytest
-from console_kit import events, feed_of, following, ids, service_of
+from console_kit import events, feed, feed_of, following, ids, service_of
 from waiting import until
 from werkzeug.serving import make_server
 
-from incident_messaging import MessagingConfig
+from incident_messaging import IncidentCreated, MessageEnvelope, MessagingConfig
 
 PAGES = 200
 
@@ -61,6 +62,45 @@ def test_a_page_with_an_unknown_id_is_told_everything(app):
     create(app, 1)
     with closing(feed_of(app).stream("console-of-old/0:17:12345678")) as page:
         assert ids(following(page, "snapshot")[1]) == {"INC-1"}
+
+
+def test_an_id_that_would_be_too_long_to_ask_with_is_not_given(app, monkeypatch):
+    monkeypatch.setattr(feed, "LONGEST_ID", 3)  # as with many partitions
+    create(app, 1)
+
+    with closing(feed_of(app).stream(None)) as page:
+        read, snapshot = following(page, "snapshot")
+        assert (read, ids(snapshot)) == (None, {"INC-1"})
+        create(app, 2)
+        read, changed = following(page, "incidents")
+        assert (read, ids(changed)) == (None, {"INC-2"})
+
+
+@pytest.fixture
+def noise(app):
+    """A writer whose clock is an hour behind, and who never pauses."""
+    over = threading.Event()
+
+    def write():
+        while not over.wait(0.05):
+            envelope = MessageEnvelope.new(IncidentCreated("INC-OLD", "low", "network", "a title"))
+            envelope.metadata.timestamp = int(time.time()) - 3600
+            service_of(app).publish("incidents.created", envelope, key="INC-OLD")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    over.set()
+    writer.join()
+
+
+@pytest.mark.usefixtures("noise")
+def test_the_history_is_shown_though_it_seems_not_to_end(app, client, monkeypatch):
+    monkeypatch.setattr(feed, "POLL_SECS", 3.0)  # so that a busy machine makes no pause
+    monkeypatch.setattr(feed, "HISTORY_SECS", 0.5)
+    monkeypatch.setattr(feed, "READY_SECS", 30.0)
+
+    assert ids(client.get("/api/incidents").json["incidents"]) == {"INC-OLD"}
 
 
 def test_a_page_that_does_not_read_is_let_go_and_delays_nobody(app, monkeypatch):

@@ -21,11 +21,15 @@ let silence = null;
 
 function connect() {
   if (source) source.close();
+  expectNews();
   source = new EventSource(`${api}/events${lastId === null ? "" : `?last-event-id=${encodeURIComponent(lastId)}`}`);
   source.onerror = () => {
     away("The server is away. The page tries again by itself.");
     // The browser connects again by itself, except after an answer that was no stream.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+    if (source.readyState === EventSource.CLOSED) {
+      lastId = null; // a server may have refused the request for the length of its line
+      setTimeout(connect, AGAIN_MS);
+    }
   };
   on("status", (status) => (status.ok ? back(status.text) : away(`${status.text} What you see may be out of date.`)));
   on("snapshot", (all) => { incidents.clear(); take(all, "snapshot"); });
@@ -35,11 +39,15 @@ function connect() {
 
 function on(kind, act) {
   source.addEventListener(kind, (event) => {
-    clearTimeout(silence);
-    silence = setTimeout(() => { away("The server is silent. The page tries again by itself."); connect(); }, SILENCE_MS);
+    expectNews();
     if (event.lastEventId) lastId = event.lastEventId;
     act(JSON.parse(event.data));
   });
+}
+
+function expectNews() {
+  clearTimeout(silence);
+  silence = setTimeout(() => { away("The server is silent. The page tries again by itself."); connect(); }, SILENCE_MS);
 }
 
 function away(text) {
