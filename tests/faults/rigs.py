@@ -89,16 +89,17 @@ class KafkaRig(Rig):
         return found
 
 
+#: What a client says that has not learned of a leader again.
+NO_LEADER = {confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION, confluent_kafka.KafkaError._UNKNOWN_PARTITION}
+
+
 def _end_of(consumer: confluent_kafka.Consumer, place: confluent_kafka.TopicPartition) -> int:
     """The partition's end; a broker that was frozen or restarted may need a moment to lead it again."""
     for _ in range(30):
         try:
             _, end = consumer.get_watermark_offsets(place, timeout=10)
         except confluent_kafka.KafkaException as error:
-            if (
-                not error.args[0].retriable()
-                and error.args[0].code() != confluent_kafka.KafkaError.NOT_LEADER_FOR_PARTITION
-            ):
+            if not error.args[0].retriable() and error.args[0].code() not in NO_LEADER:
                 raise
             consumer.poll(1.0)
         else:
@@ -184,7 +185,7 @@ def nats_rig() -> Iterator[Rig]:
 @contextmanager
 def kafka_rig() -> Iterator[Rig]:
     port = free_port()  # clients are sent to the advertised address, so that must be the proxy's
-    listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
+    listeners = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}", "group.min.session.timeout.ms": "1000"}
     broker = KafkaBroker(config=listeners)
     with proxy(broker.port, port) as between, broker:
         yield KafkaRig(broker, between, kafka_settings(port))

@@ -17,7 +17,7 @@ from programs import HEAD, said
 from rigs import Rig
 from waiting import until
 
-from incident_messaging import MessagingService
+from incident_messaging import MessagingService, RetryPolicy
 
 NewService = Callable[..., MessagingService]
 
@@ -56,17 +56,17 @@ service.run_until_signal()
 
 @pytest.fixture
 def settings(rig: Rig) -> dict[str, Any]:
-    """A server that waits a second, not half a minute, for the messages of a process that died."""
+    """A server that waits a second or two, not half a minute, for the messages of a process that died."""
     if "nats" in rig.settings:
         return rig.settings | {"nats": rig.settings["nats"] | {"ack_wait_ms": 1_000}}
-    return rig.settings
+    return rig.settings | {"kafka": rig.settings["kafka"] | {"session_timeout_ms": 2_000}}
 
 
 def start(
-    settings: dict[str, Any], history: History, *, pause: float = 0.0, concurrency: int = 4
+    settings: dict[str, Any], history: History, *, pause: float = 0.0, concurrency: int = 4, attempts: int = ATTEMPTS
 ) -> subprocess.Popen[bytes]:
     here = str(Path(__file__).parent)
-    arguments = [json.dumps(settings), str(history.path), here, str(pause), str(ATTEMPTS), str(concurrency)]
+    arguments = [json.dumps(settings), str(history.path), here, str(pause), str(attempts), str(concurrency)]
     with history.path.with_suffix(".stderr").open("a") as words:
         return subprocess.Popen([sys.executable, "-c", CONSUMER, *arguments], stderr=words)
 
@@ -121,9 +121,11 @@ def test_a_rolling_deploy_dead_letters_nothing(
     names |= publish(service, "other", [{"key": f"k{n % 7}", "n": n} for n in range(1_000, 1_010)])
     # Side by side, some would be handled behind one that is not, and Kafka could not commit them (docs: "delivery").
     concurrency = 1 if by is signal.SIGTERM else 4
+    settings = rig.settings if by is signal.SIGTERM else settings
+    attempts = RetryPolicy().max_attempts  # a message that SIGKILL meets so often in a hand, alone, is one that kills
     for _ in range(10):
         ready = len(history.of("ready"))
-        with start(settings, history, pause=0.02, concurrency=concurrency) as running:
+        with start(settings, history, pause=0.02, concurrency=concurrency, attempts=attempts) as running:
             assert until(lambda ready=ready: len(history.of("ready")) > ready, PATIENCE), said(history)
             last(0.2)
             running.send_signal(by)

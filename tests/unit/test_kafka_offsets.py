@@ -199,6 +199,7 @@ def test_a_mark_is_stored_with_the_next_commit_and_goes_with_its_message():
     token.partition.committed(0)
     assert token.partition.is_marked(mark)
     made.settle(token)
+    assert token.partition.urgent, "a process that ends now has not died of it"
     assert read(token.partition.commit()[1]).starts == {}
 
 

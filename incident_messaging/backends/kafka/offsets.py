@@ -84,8 +84,8 @@ class Partition:
         if offset not in self._unsettled:
             return False
         self._unsettled.remove(offset)
-        if self.starts:
-            self.starts.pop(offset, None)
+        if self.starts and self.starts.pop(offset, None) is not None:
+            self._marked += 1  # at once: whoever ends the process now, it is not this one
         while self._order and self._order[0] not in self._unsettled:
             self.committable = self._order.popleft() + 1
         return True
