@@ -14,7 +14,7 @@ from typing import Any
 from incident_messaging.consuming.delivery import Delivery
 from incident_messaging.envelope import MessageEnvelope
 
-__all__ = ["LogFields", "correlation_id"]
+__all__ = ["Handling", "LogFields", "correlation_id"]
 
 #: What is being worked on, in the words of whoever began it. A publish that names no correlation id takes this
 #: one; a web application may set it from a request's header, and a callback runs with that of its message.
@@ -24,7 +24,7 @@ _in_hand: ContextVar[Delivery[Any] | None] = ContextVar("incident_messaging_in_h
 
 
 class Handling:
-    """A ``with`` block in which a delivery is in hand."""
+    """A ``with`` block in which a delivery is in hand, for those who iterate: a callback has it by itself."""
 
     __slots__ = ("_correlation", "_delivery", "_hand")
 

@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from incident_messaging import metrics
+from incident_messaging.deadline import Deadline
 from incident_messaging.errors import ConfigurationError
 
 log = logging.getLogger("incident_messaging")
@@ -92,10 +93,13 @@ def closes_at_exit() -> None:
 
 def close_all() -> None:
     """Close every service that is still open, all together within `EXIT_TIMEOUT` seconds."""
+    deadline = Deadline.after(EXIT_TIMEOUT)
     with _registry_lock:
-        services = list(_services)
-    for service in services:
-        service.close(EXIT_TIMEOUT / len(services))
+        used, idle = list(_used), [service for service in _services if service not in _used]
+    for service in idle:  # which takes no time
+        service.close(0.0)
+    for number, service in enumerate(used):
+        service.close((deadline.left() or 0.0) / (len(used) - number))
 
 
 def leak(thing: object) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -64,14 +65,16 @@ def run(
 
 
 def probes(service: MessagingService) -> Wsgi:
-    """A WSGI application that tells how a worker is, to be served by it or mounted in an application.
+    """A WSGI application that tells how a process is that runs the handlers of a service.
 
     ``/livez`` is 200 unless a subscription has ended by itself or the service is closed, ``/readyz`` is 200 when
     every declared handler is subscribed and the brokers are connected; both say 503 else, with the service's
     health as JSON. ``/metrics`` is what Prometheus reads, of all processes where ``PROMETHEUS_MULTIPROC_DIR`` is set.
+
+    Raises:
+        ConfigurationError: ``PROMETHEUS_MULTIPROC_DIR`` names no folder.
     """
-    several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-    metrics: Wsgi = make_wsgi_app(_registry()) if several else make_wsgi_app()
+    metrics: Wsgi = make_wsgi_app(_registry())
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -94,9 +97,20 @@ def _answer(start_response: StartResponse, status: str, document: dict[str, Any]
 
 
 def _registry() -> CollectorRegistry:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    try:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    except ValueError as exc:
+        raise ConfigurationError(f"PROMETHEUS_MULTIPROC_DIR must name a folder that exists: {exc}") from exc
     return registry
+
+
+class _Server6(ThreadingWSGIServer):
+    """For addresses such as ``::``."""
+
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -109,7 +123,7 @@ class _Quiet(WSGIRequestHandler):
 @contextmanager
 def _serving(application: Wsgi, host: str, port: int) -> Iterator[None]:
     try:
-        server = make_server(host, port, application, ThreadingWSGIServer, _Quiet)
+        server = make_server(host, port, application, _Server6 if ":" in host else ThreadingWSGIServer, _Quiet)
     except (OSError, OverflowError) as exc:
         raise ConfigurationError(f"port {port} on {host} cannot be had: {exc}; choose another one") from exc
     thread = threading.Thread(target=server.serve_forever, name="incident-messaging-probes", daemon=True)

@@ -184,7 +184,7 @@ class Failures:
     def _log_fields(self, entry: Entry) -> dict[str, Any]:
         """What a line tells besides its text, under the names of ``context.LogFields``."""
         headers = entry.received.headers
-        return {
+        fields = {
             "message_id": headers.get("x-message-id"),
             "correlation_id": headers.get("x-correlation-id"),
             "topic": self._label(entry),
@@ -192,6 +192,7 @@ class Failures:
             "attempt": entry.attempt,
             "backend": self._plan.broker.name,
         }
+        return {name: value for name, value in fields.items() if value is not None}  # the filter may know better
 
     def _label(self, entry: Entry) -> str:
         return self._plan.short(entry.received.topic)

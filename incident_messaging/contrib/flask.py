@@ -56,7 +56,8 @@ class Messaging:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._declarations: list[Declaration] = []
-        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        #: The application of each service; of several with one service, the last.
+        self._apps: weakref.WeakKeyDictionary[MessagingService, Flask] = weakref.WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
 
@@ -73,9 +74,11 @@ class Messaging:
             )
         service = service_of(app.config.get(SETTING), f'app.config["{SETTING}"]')
         app.extensions[EXTENSION] = (self, service)
-        self._apps.add(app)
-        for declaration in self._declarations:
-            declaration.put_on(service, app.app_context)
+        is_new = service not in self._apps
+        self._apps[service] = app
+        if is_new:
+            for declaration in self._declarations:
+                self._put(declaration, service)
         app.cli.add_command(commands)
 
     @property
@@ -105,8 +108,8 @@ class Messaging:
         def declare(function: F) -> F:
             declaration = Declaration(topic, message_type, function, options)
             self._declarations.append(declaration)
-            for app in self._apps:
-                declaration.put_on(self._of(app), app.app_context)
+            for service in list(self._apps):
+                self._put(declaration, service)
             return function
 
         return declare
@@ -118,6 +121,9 @@ class Messaging:
             RuntimeError: The application was not given to `init_app`.
         """
         return self._of(app).close(timeout)
+
+    def _put(self, declaration: Declaration, service: MessagingService) -> None:
+        declaration.put_on(service, lambda: self._apps[service].app_context())
 
     def _of(self, app: Flask) -> MessagingService:
         owner, service = app.extensions.get(EXTENSION, (None, None))
@@ -134,7 +140,8 @@ commands = AppGroup("incidents", help="Incident events over Kafka and NATS.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Workers of each handler that declares none.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where probes and metrics are served.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Serve /livez, /readyz and /metrics here.")
-def consume(concurrency: int | None, host: str, port: int | None) -> None:
+@click.option("--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds for the end.")
+def consume(concurrency: int | None, host: str, port: int | None, timeout: float) -> None:
     """Run the declared handlers until SIGTERM or Ctrl-C."""
     logs_somewhere()
     service: MessagingService = current_app.extensions[EXTENSION][1]
@@ -144,7 +151,7 @@ def consume(concurrency: int | None, host: str, port: int | None) -> None:
                 "no handlers: decorate functions with @messaging.handler(topic, ...), in modules that the"
                 " application imports"
             )
-        left = worker.run(service, concurrency=concurrency, host=host, port=port)
+        left = worker.run(service, concurrency=concurrency, host=host, port=port, timeout=timeout)
     except MessagingError as error:
         raise click.ClickException(" ".join(str(error).split())) from error
     if left:

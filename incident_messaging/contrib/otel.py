@@ -130,11 +130,8 @@ def _handling(tracer: Tracer, delivery: Delivery[Any]) -> Iterator[None]:
     token = context.attach(inside)
     try:
         yield
-    except (Retry, Reject) as outcome:  # decisions of the handler, not failures of it
-        span.set_attributes(_decision(outcome))
-        raise
     except BaseException as error:
-        _failed(span, error)
+        _outcome(span, error)
         raise
     finally:
         context.detach(token)
@@ -160,6 +157,16 @@ def _begin(tracer: Tracer, delivery: Delivery[Any]) -> tuple[Span, context.Conte
     except Exception:
         log.exception("tracing: a handler has no span")
         return trace.INVALID_SPAN, context.get_current()
+
+
+def _outcome(span: Span, error: BaseException) -> None:
+    try:
+        if isinstance(error, Retry | Reject):  # decisions of the handler, not failures of it
+            span.set_attributes(_decision(error))
+        else:
+            _failed(span, error)
+    except Exception:
+        log.exception("tracing: what a handler raised is lost to its span")
 
 
 def _end(span: Span) -> None:

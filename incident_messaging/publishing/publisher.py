@@ -124,9 +124,11 @@ class Publisher:
         if not self._config.enabled:
             return envelope, None
         sending = _followed(record, message, envelope, chosen)
-        if sending is not None:
-            finished = partial(_ended, sending, finished)
         try:
+            if sending is not None:
+                finished = partial(_ended, sending, finished)
+                size = record.size
+                self._check_size(size, envelope)
             publication = Publication(
                 envelope,
                 message.topic,
@@ -206,7 +208,7 @@ def _followed(
             size=len(record.body),
         )
     )
-    record.headers = {**record.headers, **sending.headers}
+    record.headers = {**sending.headers, **record.headers}  # the user's own baggage stays
     return sending
 
 

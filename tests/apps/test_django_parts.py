@@ -199,6 +199,23 @@ say(one=set(seen) == {first}, prefix=second.config.topic_prefix, closed=[not s.h
     assert said == {"one": True, "prefix": "changed", "closed": [True, True], "anew": True, "back": True, "kept": True}
 
 
+def test_a_service_of_the_projects_own_outlives_changed_settings() -> None:
+    said, _ = python("""
+from django.test import override_settings
+from incident_messaging import MessagingConfig, MessagingService
+own = MessagingService(MessagingConfig(backend="memory"))
+with override_settings(INCIDENT_MESSAGING=own):
+    kept = get_service()
+    with override_settings(INCIDENT_MESSAGING={"backend": "memory"}):
+        another = get_service()
+    again = get_service()
+    again.publish("jobs", {})
+say(kept=kept is own, another=another is not own, closed=not another.health().ok, again=again is own)
+""")
+
+    assert said == {"kept": True, "another": True, "closed": True, "again": True}
+
+
 def test_a_forked_child_publishes_with_the_service_of_its_parent() -> None:
     said, _ = python("""
 parent = get_service()

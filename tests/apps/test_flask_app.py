@@ -158,6 +158,20 @@ def test_handlers_run_in_the_context_of_each_application(memory: MessagingServic
     assert messaging.close(apps["second"]) == []
 
 
+def test_applications_with_one_service_declare_a_handler_once(memory: MessagingService) -> None:
+    messaging, seen = Messaging(), []
+    messaging.handler("jobs", group="before")(lambda _: seen.append(current_app.name))
+    for name in ("of the first test", "of the second"):
+        messaging.init_app(app_with(memory, name))
+    messaging.handler("jobs", group="after")(lambda _: seen.append(current_app.name))
+
+    memory.start_handlers()
+    memory.publish("jobs", {})
+    run_until_idle(memory)
+
+    assert seen == ["of the second"] * 2
+
+
 def test_closing_one_application_leaves_the_others(memory: MessagingService) -> None:
     messaging = Messaging()
     apps = [app_with({"backend": "memory"}), app_with(memory)]

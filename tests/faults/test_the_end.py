@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from programs import HEAD, process, said
 from rigs import Rig
 from waiting import takes, until
 
-from incident_messaging import BackendUnavailable, MessagingError, MessagingService
+from incident_messaging import BackendUnavailable, MessagingConfig, MessagingError, MessagingService
 
 NewService = Callable[..., MessagingService]
 
@@ -187,3 +190,23 @@ def test_many_lives_leave_nothing(rig: Rig, new_service: NewService) -> None:
         live(number)
     assert until(lambda: not ours() and sockets() <= before, PATIENCE), (ours(), sockets(), before)
     judge(history, rig.stored("load")).require(again=0)
+
+
+MANY = """
+import json, sys
+from incident_messaging import *
+config = MessagingConfig.from_mapping(json.loads(sys.argv[1]))
+services = [MessagingService(config) for _ in range(50)]
+used = services[25]
+for number in range(2_000):
+    used.publish_nowait("orders", {"number": number}, block=10.0)
+"""
+
+
+def test_services_that_were_never_used_take_nothing_of_the_last_seconds(rig: Rig) -> None:
+    command = [sys.executable, "-c", MANY, json.dumps(rig.settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with MessagingService(MessagingConfig.from_mapping(rig.settings)) as service:
+        found = [delivery.payload["number"] for delivery in service.consume("orders", limit=2_000, timeout=20.0)]
+    assert sorted(found) == list(range(2_000))

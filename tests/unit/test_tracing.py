@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from incident_messaging import BackendUnavailable, Delivery, MessagingConfig, MessagingService, tracing
+from incident_messaging import (
+    BackendUnavailable,
+    Delivery,
+    MessagingConfig,
+    MessagingService,
+    PublishFailed,
+    tracing,
+)
 from incident_messaging.testing import run_until_idle
 
 
@@ -87,6 +94,27 @@ def test_a_publish_that_is_never_handed_over_ends_too(notes: list[Any], nats_ser
             server.thaw()
         service.flush(20.0)
     assert [note[0] for note in notes].count("publishing") == [note[0] for note in notes].count("ended") == 3
+
+
+def test_what_is_too_large_with_its_trace_is_refused(
+    messaging: MessagingService, notes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "x" * (messaging.config.max_message_size - 600)
+    messaging.publish("orders", text)
+    monkeypatch.setattr(Recorded, "headers", {"baggage": "b" * 600})
+    with pytest.raises(PublishFailed, match="exceeds max_message_size"):
+        messaging.publish("orders", text)
+    assert notes[-1] == ("ended", [], PublishFailed)
+
+
+def test_the_users_own_headers_stay(
+    messaging: MessagingService, notes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recorded, "headers", {"traceparent": "00-1-2-01", "baggage": "the tracer's"})
+    messaging.publish("orders", {}, headers={"baggage": "mine"})
+    delivery = messaging.consume_one("orders", timeout=0)
+    assert delivery is not None
+    assert (delivery.headers["baggage"], delivery.headers["traceparent"]) == ("mine", "00-1-2-01")
 
 
 def test_nobody_looks_on_after_the_tracer_was_taken_away(messaging: MessagingService, notes: list[Any]) -> None:

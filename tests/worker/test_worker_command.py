@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -125,6 +126,24 @@ def test_what_cannot_be_run_is_named_with_the_remedy(target: str, words: str, tm
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: ")
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        (["--host", "256.1.1.1"], {}, "port 0 on 256.1.1.1 cannot be had"),
+        ([], {"PROMETHEUS_MULTIPROC_DIR": "nowhere"}, "PROMETHEUS_MULTIPROC_DIR must name a folder that exists"),
+    ],
+)
+def test_a_port_that_cannot_be_served_is_an_error(
+    options: list[str], environment: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(module({"backend": "memory"}, HANDLER))
+    result = subprocess.run(
+        [*COMMAND, "app:service", "--port", "0", *options], cwd=tmp_path, env=os.environ | environment,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (result.returncode, words in result.stderr) == (1, True), result.stderr
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:

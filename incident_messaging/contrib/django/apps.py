@@ -3,7 +3,7 @@
 from django.apps import AppConfig
 from django.core.signals import setting_changed
 
-from incident_messaging.contrib.django.services import forget
+from incident_messaging.contrib.django.services import changed
 
 
 class IncidentMessagingConfig(AppConfig):  # type: ignore[misc]
@@ -17,4 +17,4 @@ class IncidentMessagingConfig(AppConfig):  # type: ignore[misc]
         """Called by Django when all applications are there."""
         from incident_messaging.contrib.django import checks  # noqa: F401  # registers itself
 
-        setting_changed.connect(forget, dispatch_uid="incident_messaging")
+        setting_changed.connect(changed, dispatch_uid="incident_messaging")

@@ -13,6 +13,8 @@ service = MessagingService(MessagingConfig.from_mapping(json.loads(os.environ["S
 
 
 def work(word: str) -> None:
+    if word == "process0":
+        assert service.consume_one("inbox", group="child", timeout=30.0) is not None
     for number in range(20):
         service.publish_nowait("work", {"word": f"{word} {number}"})
 
@@ -20,12 +22,13 @@ def work(word: str) -> None:
 def main(method: str) -> None:
     context = multiprocessing.get_context(method)
     service.publish("work", {"word": "parent before"})
+    service.publish("inbox", {})
     processes = [context.Process(target=work, args=(f"process{number}",)) for number in range(2)]
     for process in processes:
         process.start()
     service.publish("work", {"word": "parent meanwhile"}, timeout=3.0)
     for process in processes:
-        process.join(30.0)
+        process.join(60.0)
         assert process.exitcode == 0, process.exitcode
     pool = context.Pool(2)
     pool.map(work, [f"pool{number}" for number in range(4)], chunksize=1)

@@ -22,16 +22,15 @@ service = MessagingService(MessagingConfig.from_mapping(json.loads(os.environ["S
 app = Flask(__name__)
 
 
-def publish(word: str) -> None:
-    """Publish and wait, but not for long: a connection that a child has broken would need longer."""
-    service.publish("work", {"word": word}, timeout=3.0)
+def publish(word: str, timeout: float = 20.0) -> None:
+    service.publish("work", {"word": word}, timeout=timeout)
 
 
 def publish_when_asked(asked: Path) -> None:
     """On a thread of the parent's, which its children do not have."""
     while not asked.exists():
         time.sleep(0.05)
-    publish("parent after")
+    publish("parent after", timeout=5.0)  # a connection that a child has broken would need longer
     asked.unlink()
 
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 from app_kit import PATIENCE, App, environment_with, running
-from server_kit import arrived, environment, words
+from server_kit import arrived, environment, own_service, words
 from waiting import until
 
 from incident_messaging.brokers import KafkaBroker, NatsServer
@@ -68,7 +68,7 @@ PREFORK = ["--pool", "prefork", "--concurrency", "2"]
 @pytest.mark.parametrize(
     ("options", "more", "processes"),
     [
-        (PREFORK, {}, {1, 2}),
+        (PREFORK, {"CONSUME": "nats kafka"}, {1, 2}),
         ([*PREFORK, "--max-tasks-per-child", "1"], {"USED_BEFORE_FORK": "1"}, {4}),
         (["--pool", "threads", "--concurrency", "2"], {}, {1}),
     ],
@@ -77,15 +77,17 @@ PREFORK = ["--pool", "prefork", "--concurrency", "2"]
 def test_what_tasks_hand_over_arrives(
     settings: dict[str, Any], tmp_path: Path, options: list[str], more: dict[str, str], processes: set[int]
 ) -> None:
+    with own_service(settings) as service:
+        service.publish("inbox", {})
     send(settings, tmp_path, *NAMES)
     with worker(settings, tmp_path, *options, **more) as app:
         assert until(lambda: len(done(tmp_path)) == len(NAMES), PATIENCE), app.said
         assert app.end() == 0, app.said
     assert len(set(done(tmp_path).values())) in processes
     assert "Traceback" not in app.said
-    before = ["parent before"] if more else []
+    parent = ["parent before", "parent after"] if "USED_BEFORE_FORK" in more else []
     for backend in ("nats", "kafka"):
-        arrived({**settings, "backend": backend}, before + [word for name in NAMES for word in words(name)])
+        arrived({**settings, "backend": backend}, parent + [word for name in NAMES for word in words(name)])
 
 
 def test_a_broker_that_does_not_answer_is_logged_and_the_task_succeeds(

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from incident_messaging import worker
 from incident_messaging.contrib.django.handlers import MODULE, declare_handlers
-from incident_messaging.contrib.django.services import get_service
+from incident_messaging.contrib.django.services import forget, get_service
 from incident_messaging.contrib.settings import logs_somewhere
 from incident_messaging.errors import MessagingError
 
@@ -24,17 +24,20 @@ class Command(BaseCommand):  # type: ignore[misc]
         parser.add_argument("--concurrency", type=_from(1), help="Workers of each handler that declares none.")
         parser.add_argument("--host", default="127.0.0.1", help="Where probes and metrics are served (%(default)s).")
         parser.add_argument("--port", type=_from(0), help="Serve /livez, /readyz and /metrics here.")
+        parser.add_argument("--timeout", type=float, default=10.0, help="Seconds for the end (%(default)s).")
 
-    def handle(self, *, concurrency: int | None, host: str, port: int | None, **_: Any) -> None:
+    def handle(self, *, concurrency: int | None, host: str, port: int | None, timeout: float, **_: Any) -> None:
         """Called by Django."""
         logs_somewhere()
         try:
             service = get_service()
             if not declare_handlers(service):
                 raise CommandError(f"no handlers: decorate functions in {MODULE}.py of an installed application")
-            left = worker.run(service, concurrency=concurrency, host=host, port=port)
+            left = worker.run(service, concurrency=concurrency, host=host, port=port, timeout=timeout)
         except MessagingError as error:
             raise CommandError(" ".join(str(error).split())) from error
+        finally:
+            forget()  # it is closed: who runs the command within a process gets a new one
         if left:
             raise CommandError(f"not finished: {'; '.join(left)}")
 
