@@ -129,7 +129,8 @@ class Codec:
                 says what and where, ``envelope`` is the envelope.
             ConfigurationError: The key, a header or the correlation id is not allowed.
         """
-        key = self.check(key, None)
+        if key is not None:
+            key = _checked_text("key", key)
         if correlation_id is not None:
             correlation_id = _checked_text("correlation_id", correlation_id)
         envelope = self._envelope(message, correlation_id)
@@ -143,15 +144,16 @@ class Codec:
         )
         return envelope, record
 
-    def check(self, key: str | None, headers: Mapping[str, str] | None) -> str | None:
-        """The key as text.
+    def check(self, key: str | None, headers: Mapping[str, str] | None) -> None:
+        """Refuse what no message can be sent with.
 
         Raises:
             ConfigurationError: The key or a header is not allowed.
         """
         for name, value in (headers or {}).items():
             _check_header(name, value)
-        return None if key is None else _checked_text("key", key)
+        if key is not None:
+            _checked_text("key", key)
 
     def decoder(self, message_type: type[T]) -> Decode[T]:
         """What reads messages of a type; made once for each subscription.

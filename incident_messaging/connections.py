@@ -15,7 +15,7 @@ from incident_messaging.consuming.options import backend_of
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.metrics import Meter
-from incident_messaging.publishing.publication import Outlet, Window
+from incident_messaging.publishing.outlet import Ledger, Outlet, Window
 
 _BOTH = (MessagingBackend.NATS, MessagingBackend.KAFKA)
 
@@ -29,6 +29,10 @@ class Connections:
     def __init__(self, config: MessagingConfig, meter: Meter, timer: CallbackThread, used: Callable[[], None]) -> None:
         self._used = used
         self._config = config
+        #: The configured brokers.
+        self.backends: Sequence[MessagingBackend] = (
+            _BOTH if config.backend is MessagingBackend.BOTH else (config.backend,)
+        )
         self._meter = meter
         self._timer = timer
         self._lock = threading.RLock()
@@ -36,11 +40,6 @@ class Connections:
         self._broadcasts: dict[MessagingBackend, Broadcasts] = {}
         self._connected: set[str] = set()
         self._closed = False
-
-    @property
-    def backends(self) -> Sequence[MessagingBackend]:
-        """The configured brokers."""
-        return _BOTH if self._config.backend is MessagingBackend.BOTH else (self._config.backend,)
 
     def chosen(self, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
         """The brokers that a call asks for; ``None`` is all that are configured.
@@ -51,6 +50,8 @@ class Connections:
         """
         if self._closed:
             raise BackendUnavailable("the messaging service is closed", code="closed")
+        if backend is None:
+            return self.backends
         wanted = backend_of(backend)
         if wanted is None or wanted is self._config.backend:
             return self.backends
@@ -82,7 +83,9 @@ class Connections:
                 window = Window(self._config.max_in_flight, self._config.max_in_flight_bytes)
                 with lifecycle.IMPORTING:
                     broker = make(backend, self._config)
-                self._outlets[backend] = Outlet(backend, broker, window)
+                ledger = Ledger(broker.name, window, self._meter)
+                broker.told = ledger.settle
+                self._outlets[backend] = Outlet(backend, broker, window, ledger)
             return self._outlets[backend]
 
     def broadcasts(self, backend: MessagingBackend) -> Broadcasts:

@@ -11,6 +11,9 @@ import time
 
 from incident_messaging.errors import ConfigurationError
 
+#: Seconds by which deadlines of one loop may be early: ten thousand that are kept are much for the collector.
+_SAME = 0.002
+
 #: Seconds that `jump` added; only the memory backend's test helper moves it.
 _offset = 0.0
 
@@ -57,6 +60,11 @@ class Deadline:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigurationError(f"{name} {value!r} is not allowed: seconds as a finite number")
         return max(0.0, value)
+
+    def renewed(self, seconds: float) -> Deadline:
+        """A deadline so many seconds from now: this one, where it is that to within `_SAME` seconds."""
+        at = now() + seconds
+        return self if self.at is not None and at - self.at < _SAME else Deadline(at)
 
     def left(self) -> float | None:
         """Seconds left, never below 0; ``None`` where there is no end."""

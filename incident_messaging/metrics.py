@@ -8,6 +8,8 @@ and the child does not inherit one that nobody will release.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -76,6 +78,21 @@ class MessagingMetrics:
             return float(cell.get())
 
 
+def _observe(histogram: Any, values: Sequence[float]) -> None:
+    """``histogram.observe`` of each value, with one addition for each bucket; there is no public way."""
+    if len(values) == 1:
+        histogram.observe(values[0])
+        return
+    bounds = histogram._upper_bounds
+    buckets: dict[int, int] = {}
+    for value in values:
+        number = bisect_left(bounds, value)
+        buckets[number] = buckets.get(number, 0) + 1
+    histogram._sum.inc(sum(values))
+    for number, count in buckets.items():
+        histogram._buckets[number].inc(count)
+
+
 def after_fork_in_child() -> None:
     """What a gauge counts is the parent's; in prometheus_client's multiprocess mode a child has its own file."""
     for gauge in (MESSAGING_METRICS.active_connections, MESSAGING_METRICS.stalled):
@@ -100,15 +117,15 @@ class Meter:
         self._children: dict[tuple[Any, ...], Any] = {}
         self._publishing: dict[tuple[str, str], tuple[Any, Any, Any]] = {}
 
-    def published(self, topic: str, backend: str, size: int, seconds: float) -> None:
-        """A broker acknowledged a publish of so many bytes after so many seconds."""
+    def published(self, topic: str, backend: str, sizes: Sequence[int], seconds: Sequence[float]) -> None:
+        """A broker acknowledged publishes of so many bytes, after so many seconds."""
         if not self._enabled:
             return
         with LOCK:
-            published, latency, sizes = self._publishing.get((topic, backend)) or self._look_up(topic, backend)
-            published.inc()
-            latency.observe(seconds)
-            sizes.observe(size)
+            published, latency, message_size = self._publishing.get((topic, backend)) or self._look_up(topic, backend)
+            published.inc(len(sizes))
+            _observe(latency, seconds)
+            _observe(message_size, sizes)
 
     def publish_failed(self, topic: str, backend: str, error: BaseException) -> None:
         """A publish ended in an error on one broker."""

@@ -211,11 +211,13 @@ class MessagingService:
         self._publisher.check(None if callable(topic) else topic, None if callable(key) else key, headers)
         limit = self._config.publish_timeout_ms / 1000 if timeout is None else timeout
         batch = Batch(receipts=receipts, max_failures=max_failures)
+        deadline = Deadline.after(limit)
         try:
             for message in messages:
                 name = topic(message) if callable(topic) else topic
                 own = key(message) if callable(key) else key
-                self._publisher.add(batch, Message(name, message, key=own, headers=headers), Deadline.after(limit))
+                deadline = deadline.renewed(limit)
+                self._publisher.add(batch, Message(name, message, key=own, headers=headers), deadline)
                 if batch.failed:
                     break
         except Exception:  # of the caller's iterable or callables; Ctrl-C does not wait

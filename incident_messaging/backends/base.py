@@ -183,6 +183,9 @@ class MessageProducer(ABC):
     #: ``nats``, ``kafka`` or ``memory``: the label of metrics, errors and receipts.
     name: str
 
+    #: To be called behind every burst of outcomes, on the thread that told them: who collects them acts then.
+    told: Callable[[], None] = staticmethod(lambda: None)
+
     @abstractmethod
     def connect(self, deadline: Deadline) -> None:
         """Return when the broker has answered. The other verbs connect by themselves.
@@ -198,8 +201,8 @@ class MessageProducer(ABC):
         """Hand a record over; returns at once and never raises.
 
         ``done`` is called exactly once, at the latest 0.1 s after the deadline (which always has an
-        end), from any thread, also this one. Before the first connection the error is a
-        `ConnectionFailed`, as soon as every address has said no.
+        end), from any thread, also this one; `told` follows when all that came with it is told. Before the
+        first connection the error is a `ConnectionFailed`, as soon as every address has said no.
         """
 
     @abstractmethod

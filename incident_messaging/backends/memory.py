@@ -233,11 +233,13 @@ class MemoryBroker(MessageProducer):
         """Keep the record, acknowledge it at once."""
         if self._closed:
             done(None, False, BackendUnavailable("the memory broker is closed", code="closed", backend=self.name))
+            self.told()
             return
         self.connect(deadline)
         assert self._world is not None
         position = self._world.append(record)
         done(position, False, None)
+        self.told()
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """A consumer in the same world."""

@@ -24,7 +24,7 @@ from incident_messaging.consuming.letters import Choice, DeadLetter, Filter, kep
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.metrics import Meter
-from incident_messaging.publishing.publication import Outlet
+from incident_messaging.publishing.outlet import Outlet
 from incident_messaging.record import Received, Record
 
 #: Dead letters that are put back, or taken out, before the next are looked at.

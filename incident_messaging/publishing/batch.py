@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import attrs
 
@@ -50,18 +51,18 @@ class Batch:
         self._read += 1
         return self._read - 1
 
-    def finished(self, index: int, publication: Publication) -> None:
-        """A publication has ended."""
-        error = publication.failure()
-        if error is not None:
-            self.fail(index, error)
-            return
-        receipt = publication.receipt() if self._receipts is not None else None
+    def finished(self, publications: Sequence[Publication]) -> None:
+        """These have ended."""
+        failures = {one.index: error for one in publications if (error := one.failure()) is not None}
+        receipts = {}
+        if self._receipts is not None:
+            receipts = {one.index: one.receipt() for one in publications if one.index not in failures}
         with self._changed:
-            self._published += 1
-            if self._receipts is not None and receipt is not None:
-                self._receipts[index] = receipt
-            self._end()
+            self._failures.update(failures)
+            self._published += len(publications) - len(failures)
+            if self._receipts is not None:
+                self._receipts.update(receipts)
+            self._end(len(publications))
 
     def fail(self, index: int, error: MessagingError) -> None:
         """A message failed, before or after it was handed over."""
@@ -109,7 +110,7 @@ class Batch:
             ) from first
         return result
 
-    def _end(self) -> None:
-        self._ended += 1
+    def _end(self, messages: int = 1) -> None:
+        self._ended += messages
         if self._ended == self._read:
             self._changed.notify_all()

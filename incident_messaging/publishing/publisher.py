@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 import attrs
@@ -21,7 +20,8 @@ from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError, PublishFailed, Timeout
 from incident_messaging.metrics import OTHER, Meter
 from incident_messaging.publishing.batch import Batch
-from incident_messaging.publishing.publication import Publication, PublishReceipt
+from incident_messaging.publishing.outlet import Waiter
+from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single
 from incident_messaging.record import Record
 
 #: Seconds that a broker may be late with an outcome before the call gives up on it.
@@ -60,11 +60,11 @@ class Publisher:
 
     def publish(self, message: Message, backend: MessagingBackend | str | None, deadline: Deadline) -> PublishReceipt:
         """Hand over and wait for the outcome; promises and errors as ``MessagingService.publish``."""
-        ended = threading.Event()
-        envelope, publication = self._hand_over(message, backend, deadline, deadline, lambda _: ended.set())
+        waiting = _Waiting()
+        envelope, publication = self._hand_over(message, backend, deadline, deadline, waiting)
         if publication is None:
             return _nothing(envelope, message.topic)
-        if not ended.wait((deadline.left() or 0.0) + LATE):
+        if not waiting.ended.wait((deadline.left() or 0.0) + LATE):
             raise Timeout(
                 f"publish to {message.topic} has no outcome",
                 maybe_delivered=True,
@@ -80,7 +80,7 @@ class Publisher:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
         future = PublishFuture(self._callbacks, message.topic)
         deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
-        envelope, publication = self._hand_over(message, backend, block, deadline, partial(_resolve, future))
+        envelope, publication = self._hand_over(message, backend, block, deadline, _Promised(future))
         if publication is None:
             future.set_result(_nothing(envelope, message.topic))
         return future
@@ -100,7 +100,7 @@ class Publisher:
         """Hand over one message of a batch, which learns of its end."""
         index = batch.next_index()
         try:
-            envelope, publication = self._hand_over(message, None, deadline, deadline, partial(batch.finished, index))
+            envelope, publication = self._hand_over(message, None, deadline, deadline, batch, index)
         except MessagingError as error:
             batch.fail(index, error)
         except BaseException:
@@ -116,7 +116,8 @@ class Publisher:
         backend: MessagingBackend | str | None,
         block: Deadline,
         deadline: Deadline,
-        finished: Callable[[Publication], None],
+        waiter: Waiter,
+        index: int = 0,
     ) -> tuple[MessageEnvelope[Any], Publication | None]:
         """No publication where messaging is disabled."""
         chosen = self._chosen(message, backend)
@@ -126,24 +127,31 @@ class Publisher:
         sending = _followed(record, message, envelope, chosen)
         try:
             if sending is not None:
-                finished = partial(_ended, sending, finished)
+                waiter = _Traced(sending, waiter)
                 size = record.size
                 self._check_size(size, envelope)
-            publication = Publication(
-                envelope,
-                message.topic,
-                [self._connections.outlet(one) for one in chosen],
-                require=self._config.publish_require,
-                meter=self._meter,
-                later=self._timer.submit,
-                finished=finished,
-            )
-            publication.start(record, size, block, deadline)
+            publication = self._publication(chosen, envelope, message.topic, size, waiter, index)
+            publication.start(record, block, deadline)
         except BaseException as error:
             if sending is not None:
                 sending.ended({}, error)
             raise
         return envelope, publication
+
+    def _publication(
+        self,
+        chosen: Sequence[MessagingBackend],
+        envelope: MessageEnvelope[Any],
+        topic: str,
+        size: int,
+        waiter: Waiter,
+        index: int,
+    ) -> Publication:
+        if len(chosen) == 1:
+            return Single(self._connections.outlet(chosen[0]), envelope, topic, size, waiter, index)
+        outlets = [self._connections.outlet(one) for one in chosen]
+        require, later = self._config.publish_require, self._timer.submit
+        return Pair(outlets, envelope, topic, size, waiter, index, require=require, later=later)
 
     def _chosen(self, message: Message, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
         try:
@@ -212,21 +220,53 @@ def _followed(
     return sending
 
 
-def _ended(sending: tracing.Sending, finished: Callable[[Publication], None], publication: Publication) -> None:
-    sending.ended(publication.outcomes(), publication.failure())
-    finished(publication)
-
-
 def _nothing(envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
     """The receipt of a publish while messaging is disabled."""
     return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results={})
 
 
-def _resolve(future: PublishFuture, publication: Publication) -> None:
-    # Not raised here: its traceback would keep the frames of the broker's thread, and the client with them, alive for
-    # as long as somebody keeps the future.
-    error = publication.failure()
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(publication.receipt())
+class _Waiting:
+    """A thread that waits for one publish."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def finished(self, _: Sequence[Publication]) -> None:
+        """It has ended."""
+        self.ended.set()
+
+
+class _Promised:
+    """A future of one publish."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: PublishFuture) -> None:
+        self._future = future
+
+    def finished(self, publications: Sequence[Publication]) -> None:
+        """It has ended."""
+        for publication in publications:
+            # Not raised here: its traceback would keep the frames of the broker's thread, and the client with them,
+            # alive for as long as somebody keeps the future.
+            error = publication.failure()
+            if error is not None:
+                self._future.set_exception(error)
+            else:
+                self._future.set_result(publication.receipt())
+
+
+class _Traced:
+    """A tracer that is told before the one who waits."""
+
+    def __init__(self, sending: tracing.Sending, waiter: Waiter) -> None:
+        self._sending = sending
+        self._waiter = waiter
+
+    def finished(self, publications: Sequence[Publication]) -> None:
+        """It has ended."""
+        for publication in publications:
+            self._sending.ended(publication.outcomes(), publication.failure())
+        self._waiter.finished(publications)

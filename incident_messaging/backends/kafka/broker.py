@@ -31,7 +31,7 @@ from incident_messaging.backends.kafka.consumer import consumer_for
 from incident_messaging.backends.kafka.link import Link, log
 from incident_messaging.backends.kafka.pending import Pending, PendingRecords
 from incident_messaging.backends.kafka.polling import GRACE, PollingConsumer
-from incident_messaging.backends.kafka.records import header_pairs, key_bytes
+from incident_messaging.backends.kafka.records import header_pairs, key_of
 from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
@@ -77,6 +77,7 @@ class KafkaBroker(MessageProducer):
         self._reports: threading.Thread | None = None
         self._helper: threading.Thread | None = None
         self._closing: Deadline | None = None
+        self._bursting: int | None = None  # the thread that is told of many reports
         self._lost = 0
 
     # What the contract asks for.
@@ -162,7 +163,7 @@ class KafkaBroker(MessageProducer):
             client.produce(
                 record.topic,
                 record.body,
-                key_bytes(record),
+                key_of(record),
                 on_delivery=partial(self._reported, pending),
                 headers=header_pairs(record),
             )
@@ -200,6 +201,8 @@ class KafkaBroker(MessageProducer):
             pending.done(position, False, error)
         except Exception:
             log.exception("the handler of a delivery report raised")
+        if self._bursting != threading.get_ident():
+            self.told()
 
     def _reported(self, pending: Pending, error: KafkaError | None, message: Message[Any, Any]) -> None:
         """librdkafka's delivery report."""
@@ -253,7 +256,7 @@ class KafkaBroker(MessageProducer):
         assert self._client is not None
         refusals, is_new = self._link.refusals, not self._link.connected_once
         try:
-            self._client.poll(_QUICK if is_new else _SLICE)
+            self._poll(_QUICK if is_new else _SLICE)
         except KafkaException as exc:  # so it tells of errors after which the producer is of no use
             self._replace(errors.of(exc))
             return
@@ -265,6 +268,16 @@ class KafkaBroker(MessageProducer):
         with self._changed:
             self._start()
             self._changed.notify_all()
+
+    def _poll(self, seconds: float) -> None:
+        """Be told of all reports that are there, and act on them together."""
+        assert self._client is not None  # no name for it here: a frame that somebody keeps would keep it alive
+        self._bursting = threading.get_ident()
+        try:
+            self._client.poll(seconds)
+        finally:
+            self._bursting = None
+            self.told()
 
     def _replace(self, error: KafkaError) -> None:
         """Make a new producer; what is in the old one has an unknown outcome."""
@@ -323,7 +336,7 @@ class KafkaBroker(MessageProducer):
         if client is not None and len(self._pending):
             with suppress(KafkaException):
                 client.purge(blocking=False)
-                client.poll(0.1)
+                self._poll(0.1)
 
     def _give_up(self, *, last: bool = False) -> int:
         """End all that is left; ``last``: the reports thread ends, and who sends from now on starts another."""

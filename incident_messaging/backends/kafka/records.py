@@ -16,13 +16,16 @@ from incident_messaging.backends.kafka.link import log
 from incident_messaging.record import NO_HEADERS, Position, RawHeader, Received, Record
 
 
-def key_bytes(record: Record) -> bytes | None:
-    """The key as it goes out."""
-    return None if record.key is None else record.key.encode("utf-8", "surrogateescape")
+def key_of(record: Record) -> str | bytes | None:
+    """The key as it goes out; the client library takes text, too, where it is no more than that."""
+    key = record.key
+    return key if key is None or key.isascii() else key.encode("utf-8", "surrogateescape")
 
 
 def header_pairs(record: Record) -> list[tuple[str, str | bytes | None]]:
     """The headers as they go out: the raw ones first, since of repeated names the last wins."""
+    if not record.raw_headers and "".join(record.headers.values()).isascii():
+        return list(record.headers.items())
     pairs: list[tuple[str, str | bytes | None]] = list(record.raw_headers)
     pairs += [(name, value.encode("utf-8", "surrogateescape")) for name, value in record.headers.items()]
     return pairs

@@ -46,8 +46,9 @@ class NatsBroker(MessageProducer):
         api = Api(self._connection)
         streams = Streams(api, self._connection, config)
         publisher = CorePublisher if self._core else Publisher
-        self._publisher = publisher(self._connection, streams, config.nats.request_timeout_ms / 1000)
-        self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, _refuse)
+        patience = config.nats.request_timeout_ms / 1000
+        self._publisher = publisher(self._connection, streams, patience, lambda: self.told())
+        self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, self._refuse)
         settling: Mailbox[Settling] = self._loop.mailbox(_settle, _ignore)
         marks = Marks(api, self._connection, streams, may_create=config.nats.create_streams)
         self._tools = Tools(config, self._loop, self._connection, api, streams, marks, settling)
@@ -64,6 +65,7 @@ class NatsBroker(MessageProducer):
         """See `MessageProducer.send`."""
         if self._closed:
             done(None, False, BackendUnavailable("NATS backend is closed", code="closed", backend="nats"))
+            self.told()
             return
         self._sends.put(Pending(record, deadline, done))
 
@@ -111,6 +113,11 @@ class NatsBroker(MessageProducer):
             _log.warning("%s", exc)
             return len(self._publisher)
 
+    def _refuse(self, items: list[Pending]) -> None:
+        for pending in items:
+            pending.done(None, False, closed(pending))
+        self.told()
+
     async def _end(self, deadline: Deadline) -> int:
         left = self._publisher.fail_all(closed)
         if left:
@@ -122,11 +129,6 @@ class NatsBroker(MessageProducer):
 def _settle(items: list[Settling]) -> None:
     for settle, batch in items:
         settle(batch)
-
-
-def _refuse(items: list[Pending]) -> None:
-    for pending in items:
-        pending.done(None, False, closed(pending))
 
 
 def _ignore(items: list[Settling]) -> None:

@@ -67,8 +67,10 @@ class Publisher:
     #: Whether a record goes out only where a stream keeps it.
     _wants_stream = True
 
-    def __init__(self, connection: Connection, streams: Streams, patience: float) -> None:
+    def __init__(self, connection: Connection, streams: Streams, patience: float, told: Callable[[], None]) -> None:
         self._connection = connection
+        self._told = told
+        self._telling = False
         self._patience = patience
         self._streams = streams
         self._pending: dict[int, Pending] = {}
@@ -118,6 +120,7 @@ class Publisher:
         left = list(self._pending)
         for number in left:
             self._end(number, error=why(self._pending[number]))
+        self._told()  # the loop may not live to do it
         return len(left)
 
     # -- the connection -------------------------------------------------------------------------------------
@@ -227,10 +230,18 @@ class Publisher:
             return
         if not self._pending:
             self._empty.set()
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
         try:
             pending.done(position, duplicate, error)
         except Exception:
             _log.exception("the outcome of a record could not be told")
+
+    def _tell(self) -> None:
+        """A burst is over: what came with one read of the socket."""
+        self._telling = False
+        self._told()
 
     # -- no stream ------------------------------------------------------------------------------------------
 

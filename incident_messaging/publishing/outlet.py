@@ -1,0 +1,192 @@
+"""A broker as publishing sees it: the window of what may be on its way, and the ledger of what has ended."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from incident_messaging.backends.base import MessageProducer
+from incident_messaging.config import MessagingBackend
+from incident_messaging.deadline import Deadline, now
+from incident_messaging.envelope import MessageEnvelope
+from incident_messaging.errors import MessagingError
+from incident_messaging.metrics import Meter
+from incident_messaging.record import Position
+
+
+class Window:
+    """How much may be on its way to one broker, by messages and bytes. One message is always let in."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        self._messages = messages
+        self._size = size
+        self._in_flight = 0
+        self._bytes = 0
+        self._waiting = 0
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        """How many are on their way."""
+        return self._in_flight
+
+    def acquire(self, size: int, deadline: Deadline) -> bool:
+        """Take a place for so many bytes; false if there was none by the deadline."""
+        with self._changed:
+            while not self._room(size):
+                left = deadline.left()
+                if left is not None and left <= 0:
+                    return False
+                self._waiting += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._waiting -= 1
+            self._in_flight += 1
+            self._bytes += size
+            return True
+
+    def release(self, messages: int, size: int) -> None:
+        """Give places back."""
+        with self._changed:
+            self._in_flight -= messages
+            self._bytes -= size
+            if self._waiting:
+                self._changed.notify_all()
+
+    def wait_empty(self, deadline: Deadline) -> bool:
+        """Whether nothing is on its way, by the deadline at the latest."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                return self._changed.wait_for(lambda: not self._in_flight, deadline.left())
+            finally:
+                self._waiting -= 1
+
+    def _room(self, size: int) -> bool:
+        if not self._in_flight:
+            return True
+        return self._in_flight < self._messages and self._bytes + size <= self._size
+
+
+class Waiter(Protocol):
+    """Who wants to know how publishes have ended."""
+
+    def finished(self, legs: Sequence[Any]) -> None:
+        """These have ended. Must not raise."""
+
+
+class Leg:
+    """One message on its way to one broker; called by the producer with its outcome.
+
+    Attributes:
+        index: Its place in a batch.
+    """
+
+    __slots__ = ("begun", "duplicate", "envelope", "error", "index", "outlet", "position", "size", "topic", "waiter")
+
+    position: Position | None
+    duplicate: bool
+    error: MessagingError | None
+
+    def __init__(
+        self, outlet: Outlet, envelope: MessageEnvelope[Any], topic: str, size: int, waiter: Waiter, index: int = 0
+    ) -> None:
+        self.outlet = outlet
+        self.envelope = envelope
+        self.topic = topic
+        self.size = size
+        self.waiter = waiter
+        self.index = index
+        self.begun = now()
+
+    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
+        """Note the outcome; what follows is for the ledger."""
+        self.position = position
+        self.duplicate = duplicate
+        self.error = error
+        self.outlet.ledger.note(self)
+
+
+class Ledger:
+    """What has ended at one broker and was not acted on: places, counts and waiters get a burst in one go.
+
+    Guarantees: every leg that was noted is told to its waiter once, by the `settle` that follows it on the same
+    thread at the latest; no lock is held then.
+    """
+
+    def __init__(self, backend: str, window: Window, meter: Meter) -> None:
+        self._backend = backend
+        self._window = window
+        self._meter = meter
+        self._ended: deque[Leg] = deque()
+
+    def note(self, leg: Leg) -> None:
+        """A leg has an outcome."""
+        self._ended.append(leg)
+
+    def refused(self, topic: str, error: MessagingError) -> None:
+        """A message was not let in."""
+        self._meter.publish_failed(topic, self._backend, error)
+
+    def settle(self) -> None:
+        """Act on what was noted."""
+        legs = []
+        try:
+            while True:
+                legs.append(self._ended.popleft())
+        except IndexError:
+            pass
+        if not legs:
+            return
+        self._window.release(len(legs), sum([leg.size for leg in legs]))
+        failed = [leg for leg in legs if leg.error is not None]
+        for leg in failed:
+            assert leg.error is not None
+            # One refusal of a connection may end many publishes: each tells of its own message.
+            leg.error = _own(leg.error).about(topic=leg.topic, envelope=leg.envelope)
+            self._meter.publish_failed(leg.topic, self._backend, leg.error)
+        self._count(legs if not failed else [leg for leg in legs if leg.error is None])
+        for waiter, mine in _by_waiter(legs):
+            waiter.finished(mine)
+
+    def _count(self, legs: Sequence[Leg]) -> None:
+        ended = now()
+        topics: dict[str, list[Leg]] = {}
+        for leg in legs:
+            topics.setdefault(leg.topic, []).append(leg)
+        for topic, mine in topics.items():
+            sizes = [leg.size for leg in mine]
+            self._meter.published(topic, self._backend, sizes, [ended - leg.begun for leg in mine])
+
+
+@attrs.frozen(eq=False)
+class Outlet:
+    """A broker as publishing sees it."""
+
+    backend: MessagingBackend
+    broker: MessageProducer
+    window: Window
+    ledger: Ledger
+
+
+def _own(error: MessagingError) -> MessagingError:
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
+def _by_waiter(legs: Sequence[Leg]) -> Sequence[tuple[Waiter, list[Leg]]]:
+    """Runs of legs that one waiter waits for; of those of one waiter the order is kept."""
+    runs: list[tuple[Waiter, list[Leg]]] = []
+    last: Waiter | None = None
+    for leg in legs:
+        if leg.waiter is not last:
+            last = leg.waiter
+            runs.append((last, []))
+        runs[-1][1].append(leg)
+    return runs
