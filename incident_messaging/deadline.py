@@ -62,7 +62,7 @@ class Deadline:
         return max(0.0, value)
 
     def renewed(self, seconds: float) -> Deadline:
-        """A deadline so many seconds from now: this one, where it is that to within `_SAME` seconds."""
+        """A deadline so many seconds from now: this one, where it is that to within two milliseconds."""
         at = now() + seconds
         return self if self.at is not None and at - self.at < _SAME else Deadline(at)
 
