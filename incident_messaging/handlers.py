@@ -80,11 +80,34 @@ class _Stopped(BaseException):
 
 
 class Stop(threading.Event):
-    """Set by a signal."""
+    """An event that a signal handler may set.
+
+    A plain one may not: its lock is not re-entrant, and the handler runs on the thread that waits, which has that lock
+    at every end of a wait. Here nothing is done that a signal could come into the middle of.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._is_set = False
+        self._closed = threading.Lock()
+        self._closed.acquire()
         self._raises = False
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, and let all go who wait."""
+        self._is_set = True
+        with suppress(RuntimeError):  # it is open already
+            self._closed.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it was set within so many seconds."""
+        if not self._is_set and self._closed.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            self.set()  # for whoever waits, too
+        return self._is_set
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

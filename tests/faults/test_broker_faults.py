@@ -17,7 +17,7 @@ from incident_messaging import BackendUnavailable, MessagingError, MessagingServ
 NewService = Callable[..., MessagingService]
 
 #: Seconds until a case gives up on what should have come.
-PATIENCE = 45.0
+PATIENCE = 90.0
 
 pytestmark = pytest.mark.slow
 

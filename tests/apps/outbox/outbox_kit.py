@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -51,6 +52,18 @@ class Database:
         """A statement that returns no rows, committed."""
         with self._connection() as connection, connection:
             connection.execute(statement)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether others can write: in SQLite one who is in a transaction keeps all others out."""
+        if "://" in self.address:
+            return True
+        with closing(sqlite3.connect(self.address, timeout=0.2)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
 
     def _connection(self) -> closing[Any]:
         if "://" in self.address:
@@ -127,6 +140,18 @@ class Lab:
         """A task's exit code after a signal."""
         os.kill(pid, number)
         return self.wait(pid)
+
+    def freeze(self, pid: int) -> None:
+        """Stop a task outside of its transactions."""
+
+        def stopped() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            if free := self.database.is_free:
+                return free
+            os.kill(pid, signal.SIGCONT)
+            return False
+
+        assert until(stopped, PATIENCE), self.said()
 
     def run(self, name: str, **arguments: Any) -> int:
         return self.wait(self.start(name, **arguments))

@@ -104,7 +104,7 @@ def test_a_relay_that_is_asked_to_end_hands_over_at_once(new_lab: NewLab, framew
     writer.write()
     assert lab.empties(), lab.said()
     second = lab.start("relay_on", lease_secs=3_600.0)
-    os.kill(first, signal.SIGSTOP)
+    lab.freeze(first)
     writer.write()
     assert not until(lambda: lab.waiting() < 4, 1.0), "only one is active"
 
