@@ -38,6 +38,8 @@ log = logging.getLogger("incident_messaging")
 
 #: Seconds that a confirmation may take where no other time is said.
 CONFIRM_TIMEOUT = 5.0
+#: Seconds that callbacks have to end where `open` is broken off just after it has started them.
+INTERRUPTED_TIMEOUT = 1.0
 #: Seconds that one try to store a mark may take; in between is seen whether the subscription is over.
 MARK_TIMEOUT = 1.0
 
@@ -240,6 +242,7 @@ class Intake(Generic[T]):
                 self._workers.start()
         except BaseException:
             self.stop()
+            self._workers.join(Deadline.after(INTERRUPTED_TIMEOUT))  # there are some only after a Ctrl-C
             consumer.close(Deadline.after(0.1))  # the caller's time may be over
             raise
 
