@@ -16,7 +16,7 @@ from incident_messaging.deadline import Deadline, now
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError
 from incident_messaging.metrics import Meter
-from incident_messaging.record import Position
+from incident_messaging.record import Position, Record
 
 
 class Window:
@@ -89,6 +89,7 @@ class Leg:
 
     __slots__ = ("begun", "duplicate", "envelope", "error", "index", "outlet", "position", "size", "topic", "waiter")
 
+    begun: float
     position: Position | None
     duplicate: bool
     error: MessagingError | None
@@ -102,7 +103,11 @@ class Leg:
         self.size = size
         self.waiter = waiter
         self.index = index
+
+    def hand_over(self, record: Record, deadline: Deadline) -> None:
+        """Send it, now that it has its place in the window; its latency counts from here."""
         self.begun = now()
+        self.outlet.broker.send(record, deadline, self)
 
     def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
         """Note the outcome; what follows is for the ledger."""

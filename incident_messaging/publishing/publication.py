@@ -71,7 +71,7 @@ class Single(Leg):
         """
         if not self.outlet.window.acquire(self.size, block):
             raise _full(self)
-        self.outlet.broker.send(record, deadline, self)
+        self.hand_over(record, deadline)
 
     def receipt(self) -> PublishReceipt:
         """The receipt, once it is finished.
@@ -144,7 +144,7 @@ class Pair:
         for leg in full:
             self._settle(leg, BrokerResult(state="failed", error=_full(leg)))
         for leg in admitted:
-            leg.outlet.broker.send(record, deadline, leg)
+            leg.hand_over(record, deadline)
 
     def _admitted(self, block: Deadline) -> Sequence[Leg]:
         """Those whose window had a place in time, which is taken."""
