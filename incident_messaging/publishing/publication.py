@@ -81,12 +81,7 @@ class Single(Leg):
         """
         if (error := self.failure()) is not None:
             raise error
-        return PublishReceipt(
-            message_id=self.envelope.metadata.message_id,
-            topic=self.topic,
-            results=self.outcomes(),
-            duplicate=self.duplicate,
-        )
+        return _receipt(self.envelope, self.topic, self.outcomes())
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged; ``None`` if it was."""
@@ -166,13 +161,7 @@ class Pair:
         """
         if (error := self.failure()) is not None:
             raise error
-        results = self.outcomes()
-        return PublishReceipt(
-            message_id=self._envelope.metadata.message_id,
-            topic=self._topic,
-            results=results,
-            duplicate=any(result.duplicate for result in results.values() if result.state == "ok"),
-        )
+        return _receipt(self._envelope, self._topic, self.outcomes())
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged as ``publish_require`` asks; ``None`` if it was."""
@@ -210,6 +199,13 @@ class Pair:
 
 
 Publication = Single | Pair
+
+
+def _receipt(
+    envelope: MessageEnvelope[Any], topic: str, results: Mapping[MessagingBackend, BrokerResult]
+) -> PublishReceipt:
+    duplicate = any(result.duplicate for result in results.values() if result.state == "ok")
+    return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results=results, duplicate=duplicate)
 
 
 def _result(leg: Leg) -> BrokerResult:

@@ -92,9 +92,7 @@ class Publisher:
                 topics.full_name(self._config.topic_prefix, topic)
             self._codec.check(key, headers)
         except MessagingError as error:
-            for backend in self._connections.backends:
-                self._meter.publish_failed(OTHER, backend.value, error)
-            raise
+            raise self._refused(error, topic, self._connections.backends) from error.__cause__
 
     def add(self, batch: Batch, message: Message, deadline: Deadline) -> None:
         """Hand over one message of a batch, which learns of its end."""
@@ -128,8 +126,7 @@ class Publisher:
         try:
             if sending is not None:
                 waiter = _Traced(sending, waiter)
-                size = record.size
-                self._check_size(size, envelope)
+                size = self._checked_size(message, envelope, record, chosen)
             publication = self._publication(chosen, envelope, message.topic, size, waiter, index)
             publication.start(record, block, deadline)
         except BaseException as error:
@@ -157,9 +154,7 @@ class Publisher:
         try:
             return self._connections.chosen(backend)
         except MessagingError as error:
-            for one in self._connections.backends:
-                self._meter.publish_failed(OTHER, one.value, error)
-            raise error.about(topic=str(message.topic)) from error.__cause__
+            raise self._refused(error, message.topic, self._connections.backends) from error.__cause__
 
     def prepare(self, message: Message) -> tuple[MessageEnvelope[Any], Record]:
         """What would be sent; errors as ``publish`` of what is wrong with the message itself."""
@@ -178,24 +173,35 @@ class Publisher:
                 headers=message.headers,
                 correlation_id=correlation_of(message.payload, message.correlation_id),
             )
-            size = record.size
-            self._check_size(size, envelope)
         except MessagingError as error:
-            for backend in chosen:
-                self._meter.publish_failed(label, backend.value, error)
-            error.about(topic=str(message.topic))
-            raise
-        return envelope, record, size
+            raise self._refused(error, message.topic, chosen, label) from error.__cause__
+        return envelope, record, self._checked_size(message, envelope, record, chosen)
 
-    def _check_size(self, size: int, envelope: MessageEnvelope[Any]) -> None:
-        most = self._config.max_message_size
+    def _checked_size(
+        self,
+        message: Message,
+        envelope: MessageEnvelope[Any],
+        record: Record,
+        chosen: Sequence[MessagingBackend],
+    ) -> int:
+        size, most = record.size, self._config.max_message_size
         if size > most:
-            raise PublishFailed(
+            error = PublishFailed(
                 f"message of {size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
                 " send less, or raise max_message_size and the broker's own limit",
                 code="too_large",
                 envelope=envelope,
             )
+            raise self._refused(error, message.topic, chosen, message.topic)
+        return size
+
+    def _refused(
+        self, error: MessagingError, topic: Any, backends: Sequence[MessagingBackend], label: str = OTHER
+    ) -> MessagingError:
+        """Count what never went to a broker; a topic that is none is no label."""
+        for backend in backends:
+            self._meter.publish_failed(label, backend.value, error)
+        return error if topic is None else error.about(topic=str(topic))
 
 
 def _followed(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from incident_messaging import (
+    MESSAGING_METRICS,
     BackendUnavailable,
     Delivery,
     MessagingConfig,
@@ -102,9 +104,14 @@ def test_what_is_too_large_with_its_trace_is_refused(
     text = "x" * (messaging.config.max_message_size - 600)
     messaging.publish("orders", text)
     monkeypatch.setattr(Recorded, "headers", {"baggage": "b" * 600})
-    with pytest.raises(PublishFailed, match="exceeds max_message_size"):
+    counted = partial(
+        MESSAGING_METRICS.value, "publish_failures", topic="orders", backend="memory", error="PublishFailed"
+    )
+    before = counted()
+    with pytest.raises(PublishFailed, match="exceeds max_message_size") as caught:
         messaging.publish("orders", text)
     assert notes[-1] == ("ended", [], PublishFailed)
+    assert (counted() - before, caught.value.topic) == (1, "orders")
 
 
 def test_the_users_own_headers_stay(
