@@ -602,17 +602,8 @@ class MessagingService:
         self._begin()
         self._closed = closed
 
-    def _prepare(
-        self,
-        topic: str,
-        message: Any,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        correlation_id: str | None = None,
-    ) -> tuple[MessageEnvelope[Any], Record]:
+    def _prepare(self, wish: Message) -> tuple[MessageEnvelope[Any], Record]:
         """For an outbox: what `publish` would send, refused as it does where the message itself is wrong."""
-        wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
         return self._publisher.prepare(wish)
 
     def _intakes(self) -> list[Intake[Any]]:

@@ -23,7 +23,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.service import MessagingService
 
-__all__ = ["probes", "run"]
+__all__ = ["logs_somewhere", "probes", "run"]
 
 log = logging.getLogger("incident_messaging")
 
@@ -55,13 +55,19 @@ def run(
         ConfigurationError: No handler is declared, or the port cannot be had.
         MessagingError: A subscription could not be had, or ended by itself.
     """
-    if not service.health().waiting_handlers:
+    waiting = service.health().waiting_handlers
+    if not waiting:
         raise ConfigurationError("no handler is declared: put @service.handler(topic, type) before a function")
     with nullcontext() if port is None else _serving(probes(service), host, port):
-        log.info("worker: starting %d handlers", service.health().waiting_handlers)
+        log.info("worker: starting %d handlers", waiting)
         left = service.run_until_signal(timeout=timeout, concurrency=concurrency)
         log.info("worker: ended")
         return left
+
+
+def logs_somewhere(level: int | str = logging.INFO) -> None:
+    """Let a command say on stderr what it does, where the project has set up no logging: the SDK alone is silent."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def probes(service: MessagingService) -> Wsgi:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 
@@ -11,7 +10,7 @@ import click
 
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.service import MessagingService
-from incident_messaging.worker import run
+from incident_messaging.worker import logs_somewhere, run
 
 __all__ = ["find_service", "worker"]
 
@@ -46,7 +45,7 @@ def worker(service: str, concurrency: int | None, host: str, port: int | None, t
     """
     try:
         found = find_service(service)
-        logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs_somewhere(log_level.upper())
         left = run(found, concurrency=concurrency, host=host, port=port, timeout=timeout)
     except MessagingError as error:
         click.echo(f"Error: {error}", err=True)

@@ -11,23 +11,18 @@ from typing import Any
 import attrs
 
 from incident_messaging.consuming.delivery import Delivery
-from incident_messaging.consuming.options import HandlerOptions
 from incident_messaging.errors import ConfigurationError
+from incident_messaging.handlers import Declared
 from incident_messaging.service import MessagingService
 
 
 @attrs.frozen
-class Declaration:
+class Declaration(Declared):
     """A function that is to handle a topic, on every service that it is put on.
 
     Raises:
         ConfigurationError: It is a coroutine function, which nobody here would await.
     """
-
-    topic: str
-    message_type: Any
-    function: Callable[..., object]
-    options: HandlerOptions
 
     def __attrs_post_init__(self) -> None:
         if inspect.iscoroutinefunction(self.function):

@@ -30,7 +30,7 @@ from flask.cli import AppGroup
 from incident_messaging import worker
 from incident_messaging.consuming.options import HandlerOptions
 from incident_messaging.contrib.declarations import Declaration
-from incident_messaging.contrib.settings import SETTING, logs_somewhere, service_of
+from incident_messaging.contrib.settings import SETTING, service_of
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.service import MessagingService
 
@@ -143,7 +143,7 @@ commands = AppGroup("incidents", help="Incident events over Kafka and NATS.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds for the end.")
 def consume(concurrency: int | None, host: str, port: int | None, timeout: float) -> None:
     """Run the declared handlers until SIGTERM or Ctrl-C."""
-    logs_somewhere()
+    worker.logs_somewhere()
     service: MessagingService = current_app.extensions[EXTENSION][1]
     try:
         if not service.health().waiting_handlers:

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol, Self
 
 import attrs
 import prometheus_client
@@ -28,6 +29,7 @@ from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
 from incident_messaging.handlers import signalled
 from incident_messaging.publishing.publication import PublishReceipt
+from incident_messaging.publishing.publisher import Message
 from incident_messaging.service import MessagingService
 
 __all__ = ["Entry", "Relay", "Store"]
@@ -72,6 +74,13 @@ class Entry:
     body: bytes
     headers: str
     created_at: float
+
+    @classmethod
+    def of(cls, row: Any, created_at: datetime) -> Self:
+        """The message of a row, which has the other fields as attributes."""
+        names = ("id", "message_id", "topic", "key", "headers")
+        fields = {name: getattr(row, name) for name in names}
+        return cls(**fields, body=bytes(row.body), created_at=created_at.timestamp())
 
 
 class Store(Protocol):
@@ -297,7 +306,7 @@ class Relay:
         """Nothing where the message itself is wrong, which is put aside."""
         try:
             envelope, headers = read(entry.body, entry.headers)
-            self._service._prepare(entry.topic, envelope, key=entry.key, headers=headers)
+            self._service._prepare(Message(entry.topic, envelope, key=entry.key, headers=headers))
         except MessagingError as error:
             self._park(entry, error)
             return None

@@ -11,6 +11,7 @@ from incident_messaging.codec import from_json
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import ConfigurationError, SerializationError
 from incident_messaging.events import IncidentEvent
+from incident_messaging.publishing.publisher import Message
 from incident_messaging.service import MessagingService
 
 __all__ = ["columns", "mark", "read"]
@@ -43,7 +44,8 @@ def columns(
         raise ConfigurationError("topic None is not allowed: only an IncidentEvent brings one of its own")
     if key is not None and not _storable(key):
         raise ConfigurationError(f"key {key!r} is not allowed in an outbox: text without NUL and lone surrogates")
-    envelope, record = service._prepare(topic, message, key=key, headers=headers, correlation_id=correlation_id)
+    wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
+    envelope, record = service._prepare(wish)
     return envelope.metadata.message_id, {
         "message_id": mark(envelope.metadata.message_id),
         "topic": topic,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,11 +35,6 @@ def config_of(setting: object, where: str) -> MessagingConfig:
         return MessagingConfig.from_mapping(_lower(setting) if setting is not None else {})
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
-
-
-def logs_somewhere() -> None:
-    """Let a command say on stderr what it does, where the project has set up no logging: the SDK alone is silent."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _lower(setting: Any) -> Any:

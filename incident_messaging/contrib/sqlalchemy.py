@@ -270,12 +270,4 @@ def _count(result: Any) -> int:
 
 def _entry(row: Row[Any]) -> Entry:
     created = row.created_at
-    return Entry(
-        id=row.id,
-        message_id=row.message_id,
-        topic=row.topic,
-        key=row.key,
-        body=bytes(row.body),
-        headers=row.headers,
-        created_at=(created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp(),  # SQLite keeps no zone
-    )
+    return Entry.of(row, created if created.tzinfo else created.replace(tzinfo=UTC))  # SQLite keeps no zone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +60,24 @@ def each_worker(app: App, ask: Callable[[int], dict[str, Any]], workers: int = 2
 
     assert until(all_asked, PATIENCE), (answers, app.said)
     return answers
+
+
+def every_worker_works(
+    settings: dict[str, Any], server: AbstractContextManager[App], asked: Path | None, parent: list[str]
+) -> None:
+    """Each worker publishes, consumes and hands over; the parent's service lives on; all arrives, and the end comes.
+
+    ``asked`` has a parent that used its service before the fork use it again; ``parent`` is what it publishes.
+    """
+    with own_service(settings) as service:
+        service.publish("inbox", {"for": "each worker"})
+    with server as app:
+        answers = each_worker(app, lambda number: app.post(f"/work/w{number}").body)
+        if asked is not None:
+            ask_parent(asked)
+        assert app.end() == 0, app.said
+    assert all(answer["consumed"] == {"for": "each worker"} for answer in answers)
+    assert "Traceback" not in app.said
+    arrived(
+        settings, [word for number in range(len(answers)) for word in [f"w{number}", *words(f"w{number}")]] + parent
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from app_kit import PATIENCE, App, running
 from prometheus_client.parser import text_string_to_metric_families
-from server_kit import SITES, arrived, ask_parent, each_worker, environment, own_service, words
+from server_kit import SITES, arrived, each_worker, environment, every_worker_works, words
 from waiting import until
 
 from incident_messaging.brokers.ports import free_port
@@ -38,17 +38,8 @@ def test_each_worker_publishes_and_consumes_and_flushes_at_its_end(
     asked, more = tmp_path / "asked", {}
     if preload:
         options, more = [*options, "--preload"], {"USED_BEFORE_FORK": str(asked)}
-    with own_service(settings) as service:
-        service.publish("inbox", {"for": "each worker"})
-    with gunicorn(settings, tmp_path, *options, **more) as app:
-        answers = each_worker(app, lambda number: app.post(f"/work/w{number}").body)
-        if preload:
-            ask_parent(asked)
-        assert app.end() == 0, app.said
-    assert all(answer["consumed"] == {"for": "each worker"} for answer in answers)
-    assert "Traceback" not in app.said
-    expected = [word for number in range(len(answers)) for word in [f"w{number}", *words(f"w{number}")]]
-    arrived(settings, expected + (["parent before", "parent after", "parent at its end"] if preload else []))
+    parent = ["parent before", "parent after", "parent at its end"] if preload else []
+    every_worker_works(settings, gunicorn(settings, tmp_path, *options, **more), asked if preload else None, parent)
 
 
 def test_a_worker_that_is_recycled_flushes(settings: dict[str, Any], tmp_path: Path) -> None:

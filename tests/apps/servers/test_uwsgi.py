@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from app_kit import App, outcome, running
-from server_kit import arrived, ask_parent, each_worker, environment, own_service, words
+from server_kit import arrived, environment, every_worker_works, words
 
 from incident_messaging.brokers.ports import free_port
 
@@ -50,17 +50,9 @@ def test_each_worker_publishes_and_consumes_and_flushes_at_its_end(
 ) -> None:
     asked = tmp_path / "asked"
     more = {"USED_BEFORE_FORK": str(asked)} if preload else {}
-    with own_service(settings) as service:
-        service.publish("inbox", {"for": "each worker"})
-    with uwsgi(settings, tmp_path, "--processes", "2", *options, **more) as app:
-        answers = each_worker(app, lambda number: app.post(f"/work/w{number}").body)
-        if preload:
-            ask_parent(asked)
-        assert app.end() == 0, app.said
-    assert all(answer["consumed"] == {"for": "each worker"} for answer in answers)
-    assert "Traceback" not in app.said
-    expected = [word for number in range(len(answers)) for word in [f"w{number}", *words(f"w{number}")]]
-    arrived(settings, expected + (["parent before", "parent after"] if preload else []))
+    parent = ["parent before", "parent after"] if preload else []
+    server = uwsgi(settings, tmp_path, "--processes", "2", *options, **more)
+    every_worker_works(settings, server, asked if preload else None, parent)
 
 
 def test_a_worker_that_is_recycled_flushes(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class OutboxStore:
     def oldest(self, limit: int) -> Sequence[Entry]:
         """The messages that wait, in order."""
         waiting = OutboxMessage.objects.using(self._using).filter(failed_at__isnull=True).order_by("id")
-        return [_entry(row) for row in waiting[:limit]]
+        return [Entry.of(row, row.created_at) for row in waiting[:limit]]
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete messages in one statement."""
@@ -59,15 +59,3 @@ class OutboxStore:
     def rest(self) -> None:
         """Close connections that are broken or older than ``CONN_MAX_AGE``."""
         close_old_connections()
-
-
-def _entry(row: OutboxMessage) -> Entry:
-    return Entry(
-        id=row.id,
-        message_id=row.message_id,
-        topic=row.topic,
-        key=row.key,
-        body=bytes(row.body),
-        headers=row.headers,
-        created_at=row.created_at.timestamp(),
-    )

@@ -10,7 +10,6 @@ from django.core.management.base import BaseCommand, CommandError
 from incident_messaging import worker
 from incident_messaging.contrib.django.handlers import MODULE, declare_handlers
 from incident_messaging.contrib.django.services import forget, get_service
-from incident_messaging.contrib.settings import logs_somewhere
 from incident_messaging.errors import MessagingError
 
 
@@ -28,7 +27,7 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def handle(self, *, concurrency: int | None, host: str, port: int | None, timeout: float, **_: Any) -> None:
         """Called by Django."""
-        logs_somewhere()
+        worker.logs_somewhere()
         try:
             service = get_service()
             if not declare_handlers(service):

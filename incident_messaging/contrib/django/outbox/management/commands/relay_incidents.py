@@ -12,8 +12,8 @@ from incident_messaging.contrib.django.outbox.store import OutboxStore
 from incident_messaging.contrib.django.outbox.writing import retry_failed
 from incident_messaging.contrib.django.services import get_service
 from incident_messaging.contrib.outbox import Relay
-from incident_messaging.contrib.settings import logs_somewhere
 from incident_messaging.errors import MessagingError
+from incident_messaging.worker import logs_somewhere
 
 
 class Command(BaseCommand):  # type: ignore[misc]
