@@ -378,7 +378,8 @@ class JetStreamConsumer(MessageConsumer):
         for puller in pullers:
             with suppress(ApiError, MessagingError):
                 await puller.place.leave()
-            puller.give_back()
+            with suppress(MessagingError, PermissionError):
+                await puller.give_back()
         await self._connection.barrier()
 
     def _dispose(self) -> None:

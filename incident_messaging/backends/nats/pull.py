@@ -282,14 +282,19 @@ class Puller:
             chosen = self._unsettled.values() if tokens is None else tokens
             self._connection.write(b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen))
 
-    def give_back(self) -> int:
-        """Hand all that is unsettled back to the group; returns how many."""
-        given, self._unsettled = self._unsettled, {}
-        if self.place.ack_wait:
-            innocent = (each for each in given.values() if each.known and not each.suspect)
-            self._marks.put_back((self._key(each), each.stored, each.times) for each in innocent)
-            self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given.values()))
-        return len(given)
+    async def give_back(self) -> None:
+        """Hand all that is unsettled back to the group, and return when the server has taken it.
+
+        A PONG would not tell: the server keeps acknowledgements in a queue of its own, and whoever asks
+        meanwhile gets newer messages in between.
+        """
+        given, self._unsettled = list(self._unsettled.values()), {}
+        if not given or not self.place.ack_wait or not self._connection.online:
+            return
+        innocent = (each for each in given if each.known and not each.suspect)
+        self._marks.put_back((self._key(each), each.stored, each.times) for each in innocent)
+        self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given[:-1]))
+        await self._connection.request(given[-1].reply, _NAK)
 
     # -- life -----------------------------------------------------------------------------------------------
 
