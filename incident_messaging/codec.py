@@ -9,6 +9,7 @@ form, keeps unknown fields out of the way, and takes JSON without an envelope as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin, overload
 
@@ -16,20 +17,23 @@ import attrs
 
 from incident_messaging import jsontext
 from incident_messaging.envelope import (
+    VERSION,
     MessageEnvelope,
     MessageMetadata,
     check_metadata,
     is_envelope,
     metadata_fields,
+    new_message_id,
     read_metadata,
+    unix_time,
 )
 from incident_messaging.errors import ConfigurationError, SerializationError
-from incident_messaging.forms import expected, shown
+from incident_messaging.forms import expected, rfc3339, shown
 from incident_messaging.jsontext import JsonText
 from incident_messaging.payloads import SKIPPED, Payloads, Skipped, reason, type_name
 from incident_messaging.record import Received, Record
 
-__all__ = ["SKIPPED", "Codec", "Decode", "Skipped", "from_json", "to_json"]
+__all__ = ["SKIPPED", "Codec", "Decode", "Skipped", "from_json", "sent_envelope", "to_json"]
 
 T = TypeVar("T")
 
@@ -113,8 +117,8 @@ class Codec:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         correlation_id: str | None = None,
-    ) -> tuple[MessageEnvelope[Any], Record]:
-        """The envelope of a message, and the record to send.
+    ) -> Record:
+        """The record that carries a message in its envelope; `sent_envelope` is the way back.
 
         Args:
             message: Anything that can be written, or a `MessageEnvelope` of it, whose metadata is
@@ -129,20 +133,22 @@ class Codec:
                 says what and where, ``envelope`` is the envelope.
             ConfigurationError: The key, a header or the correlation id is not allowed.
         """
-        if key is not None:
+        if key is not None and not (type(key) is str and key.isascii()):
             key = _checked_text("key", key)
         if correlation_id is not None:
             correlation_id = _checked_text("correlation_id", correlation_id)
-        envelope = self._envelope(message, correlation_id)
-        metadata = envelope.metadata
-        record = Record(
+        if isinstance(message, MessageEnvelope):
+            metadata, payload = self._kept(message, correlation_id), message.payload
+        else:
+            metadata, payload = self._made(correlation_id), message
+        message_id = metadata["message_id"]
+        return Record(
             topic=topic,
-            body=self._body(envelope),
+            body=self._body(metadata, payload),
             key=key,
-            headers=_record_headers(metadata, headers),
-            dedup_id=f"{metadata.message_id}:{topic}",
+            headers=_record_headers(message_id, metadata["correlation_id"], headers),
+            dedup_id=f"{message_id}:{topic}",
         )
-        return envelope, record
 
     def check(self, key: str | None, headers: Mapping[str, str] | None) -> None:
         """Refuse what no message can be sent with.
@@ -203,7 +209,7 @@ class Codec:
             SerializationError: ``encode``.
         """
         if isinstance(message, MessageEnvelope):
-            return self._body(self._envelope(message, None))
+            return self._body(self._kept(message, None), message.payload)
         try:
             return self._json.encode(self._payloads.plain(message))
         except Exception as error:  # a user's hook may raise anything
@@ -233,37 +239,54 @@ class Codec:
         made = MessageMetadata()
         return MessageEnvelope(read_metadata(document["metadata"], made.message_id, made.timestamp), payload)
 
-    def _envelope(self, message: Any, correlation_id: str | None) -> MessageEnvelope[Any]:
-        if not isinstance(message, MessageEnvelope):
-            return MessageEnvelope(MessageMetadata(correlation_id=correlation_id, source=self._source), message)
-        metadata = message.metadata
-        try:
-            check_metadata(metadata)
-        except ValueError as error:
-            raise SerializationError(str(error), code="encode", envelope=message) from error
-        if correlation_id is None:
-            correlation_id = metadata.correlation_id
-        if metadata.source and correlation_id == metadata.correlation_id:
-            return message
-        source = metadata.source or self._source
-        return MessageEnvelope(attrs.evolve(metadata, source=source, correlation_id=correlation_id), message.payload)
+    def _made(self, correlation_id: str | None) -> dict[str, Any]:
+        """The metadata of a message that brings none, as on the wire; no object is made that nobody may ask for."""
+        return {
+            "message_id": new_message_id(),
+            "correlation_id": correlation_id,
+            "timestamp": unix_time() if self._unix else rfc3339(datetime.fromtimestamp(unix_time(), UTC)),
+            "source": self._source,
+            "version": VERSION,
+            "headers": {},
+        }
 
-    def _body(self, envelope: MessageEnvelope[Any]) -> bytes:
+    def _kept(self, envelope: MessageEnvelope[Any], correlation_id: str | None) -> dict[str, Any]:
+        """The metadata of an envelope, as on the wire, with what it lacks."""
         try:
-            return self._json.encode(
-                {
-                    "metadata": metadata_fields(envelope.metadata, unix=self._unix),
-                    "payload": self._payloads.plain(envelope.payload),
-                }
-            )
+            check_metadata(envelope.metadata)
+        except ValueError as error:
+            raise SerializationError(str(error), code="encode", envelope=envelope) from error
+        fields = metadata_fields(envelope.metadata, unix=self._unix)
+        fields["source"] = fields["source"] or self._source
+        if correlation_id is not None:
+            fields["correlation_id"] = correlation_id
+        return fields
+
+    def _body(self, metadata: dict[str, Any], payload: Any) -> bytes:
+        try:
+            return self._json.encode({"metadata": metadata, "payload": self._payloads.plain(payload)})
         except Exception as error:  # a user's hook may raise anything
+            envelope = MessageEnvelope(read_metadata(metadata, "", 0.0), payload)
             raise jsontext.encode_error(error).about(envelope=envelope) from error
 
 
-def _record_headers(metadata: MessageMetadata, headers: Mapping[str, str] | None) -> dict[str, str]:
-    result = {MESSAGE_ID: metadata.message_id, CONTENT_TYPE: "application/json"}
-    if metadata.correlation_id is not None:
-        result[CORRELATION_ID] = metadata.correlation_id
+def sent_envelope(message: Any, record: Record) -> MessageEnvelope[Any]:
+    """The envelope in which a message was sent; publishing it again repeats the message under its id.
+
+    Args:
+        message: What `Codec.encode` was given: the same envelope comes back where nothing was filled in.
+        record: What it made of it.
+    """
+    metadata = read_metadata(jsontext.loads(record.body)["metadata"], "", 0.0)
+    if not isinstance(message, MessageEnvelope):
+        return MessageEnvelope(metadata, message)
+    return message if message.metadata == metadata else MessageEnvelope(metadata, message.payload)
+
+
+def _record_headers(message_id: str, correlation_id: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    result = {MESSAGE_ID: message_id, CONTENT_TYPE: "application/json"}
+    if correlation_id is not None:
+        result[CORRELATION_ID] = correlation_id
     if headers:
         for name, value in headers.items():
             _check_header(name, value)

@@ -20,13 +20,15 @@ from incident_messaging.forms import parse_rfc3339, rfc3339, shown
 T = TypeVar("T")
 U = TypeVar("U")
 
-_VERSION: Final = "1.0"
+#: Of the format of envelopes.
+VERSION: Final = "1.0"
 
 #: The last second of year 9999, where `datetime` ends.
 _LAST_SECOND: Final = 253_402_300_799
 
-#: The variant bits of RFC 9562 (binary 10) in place of the top two bits of a hexadecimal digit.
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+#: Of a UUID's 128 bits (RFC 9562): those that are random, and version 4 and variant binary 10 in the others.
+_RANDOM_BITS: Final = (1 << 128) - 1 & ~(0xF << 76) & ~(0b11 << 62)
+_FIXED_BITS: Final = (4 << 76) | (0b10 << 62)
 
 
 #: Own, so that a program that seeds ``random`` does not repeat ids; seeded anew in a forked child.
@@ -38,11 +40,12 @@ os.register_at_fork(after_in_child=_random.seed)
 
 def new_message_id() -> str:
     """The text of a random UUID (version 4, RFC 9562); unique, not secret."""
-    digits = f"{_random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+    digits = f"{_random.getrandbits(128) & _RANDOM_BITS | _FIXED_BITS:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _now() -> int:
+def unix_time() -> int:
+    """Now, in whole Unix seconds."""
     return int(time.time())
 
 
@@ -62,9 +65,9 @@ class MessageMetadata:
 
     message_id: str = attrs.field(factory=new_message_id)
     correlation_id: str | None = None
-    timestamp: int = attrs.field(factory=_now)
+    timestamp: int = attrs.field(factory=unix_time)
     source: str = ""
-    version: str = _VERSION
+    version: str = VERSION
     headers: dict[str, str] = attrs.field(factory=dict)
 
     @property
@@ -180,7 +183,7 @@ def read_metadata(
         _text_or(get("correlation_id"), correlation_id),
         _timestamp_or(get("timestamp"), timestamp),
         _text_or(get("source"), ""),
-        _text_or(get("version"), _VERSION),
+        _text_or(get("version"), VERSION),
         _text_items(headers) if headers and type(headers) is dict else {},
     )
 

@@ -209,9 +209,10 @@ class Mailbox(Generic[T]):
     def _take(self) -> list[T]:
         # The flag first: an item put after it wakes the loop anew, one put before it is taken here.
         self._awake = False
+        # More may come meanwhile, and wake the loop again.
         items: list[T] = []
-        with suppress(IndexError):
-            while True:
+        with suppress(IndexError):  # the loop's end may take them on another thread
+            for _ in range(len(self._items)):
                 items.append(self._items.popleft())
         return items
 

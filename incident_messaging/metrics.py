@@ -7,9 +7,11 @@ and the child does not inherit one that nobody will release.
 
 from __future__ import annotations
 
+import collections
 import threading
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -83,13 +85,8 @@ def _observe(histogram: Any, values: Sequence[float]) -> None:
     if len(values) == 1:
         histogram.observe(values[0])
         return
-    bounds = histogram._upper_bounds
-    buckets: dict[int, int] = {}
-    for value in values:
-        number = bisect_left(bounds, value)
-        buckets[number] = buckets.get(number, 0) + 1
     histogram._sum.inc(sum(values))
-    for number, count in buckets.items():
+    for number, count in collections.Counter(map(partial(bisect_left, histogram._upper_bounds), values)).items():
         histogram._buckets[number].inc(count)
 
 

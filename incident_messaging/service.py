@@ -211,15 +211,17 @@ class MessagingService:
         self._publisher.check(None if callable(topic) else topic, None if callable(key) else key, headers)
         limit = self._config.publish_timeout_ms / 1000 if timeout is None else timeout
         batch = Batch(receipts=receipts, max_failures=max_failures)
-        deadline = Deadline.after(limit)
+        wishes = (
+            Message(
+                topic(message) if callable(topic) else topic,
+                message,
+                key=key(message) if callable(key) else key,
+                headers=headers,
+            )
+            for message in messages
+        )
         try:
-            for message in messages:
-                name = topic(message) if callable(topic) else topic
-                own = key(message) if callable(key) else key
-                deadline = deadline.renewed(limit)
-                self._publisher.add(batch, Message(name, message, key=own, headers=headers), deadline)
-                if batch.failed:
-                    break
+            self._publisher.publish_all(batch, wishes, limit)
         except Exception:  # of the caller's iterable or callables; Ctrl-C does not wait
             batch.wait()
             raise
@@ -602,7 +604,7 @@ class MessagingService:
         self._begin()
         self._closed = closed
 
-    def _prepare(self, wish: Message) -> tuple[MessageEnvelope[Any], Record]:
+    def _prepare(self, wish: Message) -> Record:
         """For an outbox: what `publish` would send, refused as it does where the message itself is wrong."""
         return self._publisher.prepare(wish)
 

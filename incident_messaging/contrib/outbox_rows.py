@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from incident_messaging.codec import from_json
+from incident_messaging.codec import MESSAGE_ID
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import ConfigurationError, SerializationError
 from incident_messaging.events import IncidentEvent
@@ -45,9 +46,10 @@ def columns(
     if key is not None and not _storable(key):
         raise ConfigurationError(f"key {key!r} is not allowed in an outbox: text without NUL and lone surrogates")
     wish = Message(topic, message, key=key, headers=headers, correlation_id=correlation_id)
-    envelope, record = service._prepare(wish)
-    return envelope.metadata.message_id, {
-        "message_id": mark(envelope.metadata.message_id),
+    record = service._prepare(wish)
+    message_id = record.headers[MESSAGE_ID]
+    return message_id, {
+        "message_id": mark(message_id),
         "topic": topic,
         "key": key,
         "body": record.body,

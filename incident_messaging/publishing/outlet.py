@@ -5,18 +5,24 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 import attrs
 
 from incident_messaging.backends.base import MessageProducer
+from incident_messaging.codec import sent_envelope
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError
 from incident_messaging.metrics import Meter
 from incident_messaging.record import Position, Record
+
+_TOPIC, _WAITER = attrgetter("topic"), attrgetter("waiter")
 
 
 class Window:
@@ -28,7 +34,8 @@ class Window:
         self._in_flight = 0
         self._bytes = 0
         self._waiting = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # re-entrant: a finalizer that publishes may come in between
+        self._changed = threading.Condition(self._lock)
 
     def __len__(self) -> int:
         """How many are on their way."""
@@ -36,23 +43,16 @@ class Window:
 
     def acquire(self, size: int, deadline: Deadline) -> bool:
         """Take a place for so many bytes; false if there was none by the deadline."""
-        with self._changed:
-            while not self._room(size):
-                left = deadline.left()
-                if left is not None and left <= 0:
-                    return False
-                self._waiting += 1
-                try:
-                    self._changed.wait(left)
-                finally:
-                    self._waiting -= 1
+        with self._lock:
+            if self._in_flight and not self._room(size) and not self._wait_for_room(size, deadline):
+                return False
             self._in_flight += 1
             self._bytes += size
             return True
 
     def release(self, messages: int, size: int) -> None:
         """Give places back."""
-        with self._changed:
+        with self._lock:
             self._in_flight -= messages
             self._bytes -= size
             if self._waiting:
@@ -60,16 +60,20 @@ class Window:
 
     def wait_empty(self, deadline: Deadline) -> bool:
         """Whether nothing is on its way, by the deadline at the latest."""
-        with self._changed:
+        return self._wait_until(lambda: not self._in_flight, deadline)
+
+    def _wait_for_room(self, size: int, deadline: Deadline) -> bool:
+        return self._wait_until(lambda: not self._in_flight or self._room(size), deadline)
+
+    def _wait_until(self, is_so: Callable[[], bool], deadline: Deadline) -> bool:
+        with self._lock:
             self._waiting += 1
             try:
-                return self._changed.wait_for(lambda: not self._in_flight, deadline.left())
+                return self._changed.wait_for(is_so, deadline.left())
             finally:
                 self._waiting -= 1
 
     def _room(self, size: int) -> bool:
-        if not self._in_flight:
-            return True
         return self._in_flight < self._messages and self._bytes + size <= self._size
 
 
@@ -87,7 +91,9 @@ class Leg:
         index: Its place in a batch.
     """
 
-    __slots__ = ("begun", "duplicate", "envelope", "error", "index", "outlet", "position", "size", "topic", "waiter")
+    __slots__ = (
+        "begun", "duplicate", "error", "index", "message", "outlet", "position", "record", "size", "topic", "waiter"
+    )  # fmt: skip
 
     begun: float
     position: Position | None
@@ -95,19 +101,25 @@ class Leg:
     error: MessagingError | None
 
     def __init__(
-        self, outlet: Outlet, envelope: MessageEnvelope[Any], topic: str, size: int, waiter: Waiter, index: int = 0
+        self, outlet: Outlet, message: Any, record: Record, topic: str, size: int, waiter: Waiter, index: int = 0
     ) -> None:
         self.outlet = outlet
-        self.envelope = envelope
+        self.message = message
+        self.record = record
         self.topic = topic
         self.size = size
         self.waiter = waiter
         self.index = index
 
-    def hand_over(self, record: Record, deadline: Deadline) -> None:
+    @property
+    def envelope(self) -> MessageEnvelope[Any]:
+        """What is sent; made when somebody asks, as where it fails."""
+        return sent_envelope(self.message, self.record)
+
+    def hand_over(self, deadline: Deadline) -> None:
         """Send it, now that it has its place in the window; its latency counts from here."""
         self.begun = now()
-        self.outlet.broker.send(record, deadline, self)
+        self.outlet.broker.send(self.record, deadline, self)
 
     def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
         """Note the outcome; what follows is for the ledger."""
@@ -140,12 +152,7 @@ class Ledger:
 
     def settle(self) -> None:
         """Act on what was noted."""
-        legs = []
-        try:
-            while True:
-                legs.append(self._ended.popleft())
-        except IndexError:
-            pass
+        legs = self._taken()
         if not legs:
             return
         self._window.release(len(legs), sum([leg.size for leg in legs]))
@@ -156,15 +163,20 @@ class Ledger:
             leg.error = _own(leg.error).about(topic=leg.topic, envelope=leg.envelope)
             self._meter.publish_failed(leg.topic, self._backend, leg.error)
         self._count(legs if not failed else [leg for leg in legs if leg.error is None])
-        for waiter, mine in _by_waiter(legs):
-            waiter.finished(mine)
+        for waiter, run in groupby(legs, key=_WAITER):
+            waiter.finished(list(run))
+
+    def _taken(self) -> list[Leg]:
+        legs = []
+        with suppress(IndexError):  # two threads may settle at once
+            for _ in range(len(self._ended)):
+                legs.append(self._ended.popleft())
+        return legs
 
     def _count(self, legs: Sequence[Leg]) -> None:
         ended = now()
-        topics: dict[str, list[Leg]] = {}
-        for leg in legs:
-            topics.setdefault(leg.topic, []).append(leg)
-        for topic, mine in topics.items():
+        for topic, run in groupby(sorted(legs, key=_TOPIC), key=_TOPIC):
+            mine = list(run)
             sizes = [leg.size for leg in mine]
             self._meter.published(topic, self._backend, sizes, [ended - leg.begun for leg in mine])
 
@@ -183,15 +195,3 @@ def _own(error: MessagingError) -> MessagingError:
     own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
-
-
-def _by_waiter(legs: Sequence[Leg]) -> Sequence[tuple[Waiter, list[Leg]]]:
-    """Runs of legs that one waiter waits for; of those of one waiter the order is kept."""
-    runs: list[tuple[Waiter, list[Leg]]] = []
-    last: Waiter | None = None
-    for leg in legs:
-        if leg.waiter is not last:
-            last = leg.waiter
-            runs.append((last, []))
-        runs[-1][1].append(leg)
-    return runs

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import attrs
 
+from incident_messaging.codec import MESSAGE_ID
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline
-from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import BackendUnavailable, MessagingError, Timeout
 from incident_messaging.publishing.outlet import Leg, Outlet, Waiter
 from incident_messaging.record import Position, Record
@@ -63,7 +63,7 @@ class Single(Leg):
 
     __slots__ = ()
 
-    def start(self, record: Record, block: Deadline, deadline: Deadline) -> None:
+    def start(self, block: Deadline, deadline: Deadline) -> None:
         """Take a place in the window by ``block``, and hand over.
 
         Raises:
@@ -71,7 +71,7 @@ class Single(Leg):
         """
         if not self.outlet.window.acquire(self.size, block):
             raise _full(self)
-        self.hand_over(record, deadline)
+        self.hand_over(deadline)
 
     def receipt(self) -> PublishReceipt:
         """The receipt, once it is finished.
@@ -81,7 +81,7 @@ class Single(Leg):
         """
         if (error := self.failure()) is not None:
             raise error
-        return _receipt(self.envelope, self.topic, self.outcomes())
+        return _receipt(self.record, self.topic, self.outcomes())
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged; ``None`` if it was."""
@@ -104,7 +104,8 @@ class Pair:
     def __init__(
         self,
         outlets: Sequence[Outlet],
-        envelope: MessageEnvelope[Any],
+        message: Any,
+        record: Record,
         topic: str,
         size: int,
         waiter: Waiter,
@@ -114,18 +115,18 @@ class Pair:
         later: Callable[[Callable[[], Any], float], None],
     ) -> None:
         self.index = index
-        self._envelope = envelope
+        self._record = record
         self._topic = topic
         self._waiter = waiter
         self._any = require == "any"
         self._later = later
-        self._legs = [Leg(outlet, envelope, topic, size, self) for outlet in outlets]
+        self._legs = [Leg(outlet, message, record, topic, size, self) for outlet in outlets]
         self._lock = threading.Lock()
         self._open = len(outlets)
         self._over = False
         self._results: dict[MessagingBackend, BrokerResult] = {}
 
-    def start(self, record: Record, block: Deadline, deadline: Deadline) -> None:
+    def start(self, block: Deadline, deadline: Deadline) -> None:
         """Take places in the windows by ``block``, and hand over.
 
         Raises:
@@ -139,7 +140,7 @@ class Pair:
         for leg in full:
             self._settle(leg, BrokerResult(state="failed", error=_full(leg)))
         for leg in admitted:
-            leg.hand_over(record, deadline)
+            leg.hand_over(deadline)
 
     def _admitted(self, block: Deadline) -> Sequence[Leg]:
         """Those whose window had a place in time, which is taken."""
@@ -161,7 +162,7 @@ class Pair:
         """
         if (error := self.failure()) is not None:
             raise error
-        return _receipt(self._envelope, self._topic, self.outcomes())
+        return _receipt(self._record, self._topic, self.outcomes())
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged as ``publish_require`` asks; ``None`` if it was."""
@@ -201,11 +202,10 @@ class Pair:
 Publication = Single | Pair
 
 
-def _receipt(
-    envelope: MessageEnvelope[Any], topic: str, results: Mapping[MessagingBackend, BrokerResult]
-) -> PublishReceipt:
+def _receipt(record: Record, topic: str, results: Mapping[MessagingBackend, BrokerResult]) -> PublishReceipt:
     duplicate = any(result.duplicate for result in results.values() if result.state == "ok")
-    return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results=results, duplicate=duplicate)
+    message_id = record.headers[MESSAGE_ID]
+    return PublishReceipt(message_id=message_id, topic=topic, results=results, duplicate=duplicate)
 
 
 def _result(leg: Leg) -> BrokerResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,16 +11,15 @@ import attrs
 
 from incident_messaging import topics, tracing
 from incident_messaging.callbacks import CallbackThread, PublishFuture
-from incident_messaging.codec import Codec
+from incident_messaging.codec import CORRELATION_ID, MESSAGE_ID, Codec, sent_envelope
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
 from incident_messaging.context import correlation_of
 from incident_messaging.deadline import Deadline
-from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError, PublishFailed, Timeout
 from incident_messaging.metrics import OTHER, Meter
 from incident_messaging.publishing.batch import Batch
-from incident_messaging.publishing.outlet import Waiter
+from incident_messaging.publishing.outlet import Outlet, Waiter
 from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single
 from incident_messaging.record import Record
 
@@ -28,15 +27,32 @@ from incident_messaging.record import Record
 LATE = 0.15
 
 
-@attrs.frozen
+@attrs.define
 class Message:
-    """What the caller wants published."""
+    """What the caller wants published; not to be changed. (A frozen class takes three times as long to build.)"""
 
     topic: str
     payload: Any
     key: str | None = attrs.field(default=None, kw_only=True)
     headers: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
     correlation_id: str | None = attrs.field(default=None, kw_only=True)
+
+
+@attrs.frozen
+class Route:
+    """Where a topic's messages go.
+
+    Attributes:
+        topic: Without the prefix.
+        full: Its name on the brokers.
+        backends: The brokers that were asked for.
+        outlets: The way to each; none where messaging is disabled.
+    """
+
+    topic: str
+    full: str
+    backends: Sequence[MessagingBackend]
+    outlets: Sequence[Outlet]
 
 
 class Publisher:
@@ -61,15 +77,16 @@ class Publisher:
     def publish(self, message: Message, backend: MessagingBackend | str | None, deadline: Deadline) -> PublishReceipt:
         """Hand over and wait for the outcome; promises and errors as ``MessagingService.publish``."""
         waiting = _Waiting()
-        envelope, publication = self._hand_over(message, backend, deadline, deadline, waiting)
+        route = self._route(message.topic, backend)
+        record, publication = self._hand_over(message, route, deadline, deadline, waiting)
         if publication is None:
-            return _nothing(envelope, message.topic)
+            return _nothing(record, message.topic)
         if not waiting.ended.wait((deadline.left() or 0.0) + LATE):
             raise Timeout(
                 f"publish to {message.topic} has no outcome",
                 maybe_delivered=True,
                 topic=message.topic,
-                envelope=envelope,
+                envelope=sent_envelope(message.payload, record),
             )
         self._connections.note()
         return publication.receipt()
@@ -80,9 +97,10 @@ class Publisher:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
         future = PublishFuture(self._callbacks, message.topic)
         deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
-        envelope, publication = self._hand_over(message, backend, block, deadline, _Promised(future))
+        route = self._route(message.topic, backend)
+        record, publication = self._hand_over(message, route, block, deadline, _Promised(future))
         if publication is None:
-            future.set_result(_nothing(envelope, message.topic))
+            future.set_result(_nothing(record, message.topic))
         return future
 
     def check(self, topic: str | None, key: str | None, headers: Mapping[str, str] | None) -> None:
@@ -94,105 +112,124 @@ class Publisher:
         except MessagingError as error:
             raise self._refused(error, topic, self._connections.backends) from error.__cause__
 
-    def add(self, batch: Batch, message: Message, deadline: Deadline) -> None:
-        """Hand over one message of a batch, which learns of its end."""
-        index = batch.next_index()
+    def publish_all(self, batch: Batch, messages: Iterable[Message], limit: float) -> None:
+        """Hand over one after another until too many failed; the batch learns of each one's end, in so many seconds."""
+        route: Route | None = None
+        deadline = Deadline.after(limit)
+        for message in messages:
+            index = batch.next_index()
+            deadline = deadline.renewed(limit)
+            try:
+                if route is None or message.topic != route.topic:
+                    route = self._route(message.topic, None)
+                record, publication = self._hand_over(message, route, deadline, deadline, batch, index)
+            except MessagingError as error:
+                batch.fail(index, error)
+            except BaseException:
+                batch.drop(index)
+                raise
+            else:
+                if publication is None:
+                    batch.nothing(index, _nothing(record, message.topic))
+            if batch.failed:
+                return
+
+    def prepare(self, message: Message) -> Record:
+        """What would be sent; errors as ``publish`` of what is wrong with the message itself."""
+        backends = self._connections.backends
+        return self._encode(message, self._full_name(message.topic, backends), backends)[0]
+
+    # -- the way of one message ---------------------------------------------------------------------------------
+
+    def _route(self, topic: str, backend: MessagingBackend | str | None) -> Route:
         try:
-            envelope, publication = self._hand_over(message, None, deadline, deadline, batch, index)
+            backends = self._connections.chosen(backend)
         except MessagingError as error:
-            batch.fail(index, error)
-        except BaseException:
-            batch.drop(index)
-            raise
-        else:
-            if publication is None:
-                batch.nothing(index, _nothing(envelope, message.topic))
+            raise self._refused(error, topic, self._connections.backends) from error.__cause__
+        full = self._full_name(topic, backends)
+        outlets = [self._connections.outlet(one) for one in backends] if self._config.enabled else []
+        return Route(topic, full, backends, outlets)
+
+    def _full_name(self, topic: str, backends: Sequence[MessagingBackend]) -> str:
+        try:
+            return topics.full_name(self._config.topic_prefix, topic)
+        except MessagingError as error:
+            raise self._refused(error, topic, backends) from error.__cause__
 
     def _hand_over(
         self,
         message: Message,
-        backend: MessagingBackend | str | None,
+        route: Route,
         block: Deadline,
         deadline: Deadline,
         waiter: Waiter,
         index: int = 0,
-    ) -> tuple[MessageEnvelope[Any], Publication | None]:
+    ) -> tuple[Record, Publication | None]:
         """No publication where messaging is disabled."""
-        chosen = self._chosen(message, backend)
-        envelope, record, size = self._encode(message, chosen)
-        if not self._config.enabled:
-            return envelope, None
-        sending = _followed(record, message, envelope, chosen)
-        try:
-            if sending is not None:
-                waiter = _Traced(sending, waiter)
-                size = self._checked_size(message, envelope, record, chosen)
-            publication = self._publication(chosen, envelope, message.topic, size, waiter, index)
-            publication.start(record, block, deadline)
-        except BaseException as error:
-            if sending is not None:
-                sending.ended({}, error)
-            raise
-        return envelope, publication
+        record, size = self._encode(message, route.full, route.backends)
+        if not route.outlets:
+            return record, None
+        sending = _followed(message, route, record)
+        if sending is not None:
+            return record, self._traced(sending, message, route, record, block, deadline, waiter, index)
+        publication = self._publication(route, message.payload, record, size, waiter, index)
+        publication.start(block, deadline)
+        return record, publication
 
-    def _publication(
+    def _traced(
         self,
-        chosen: Sequence[MessagingBackend],
-        envelope: MessageEnvelope[Any],
-        topic: str,
-        size: int,
+        sending: tracing.Sending,
+        message: Message,
+        route: Route,
+        record: Record,
+        block: Deadline,
+        deadline: Deadline,
         waiter: Waiter,
         index: int,
     ) -> Publication:
-        if len(chosen) == 1:
-            return Single(self._connections.outlet(chosen[0]), envelope, topic, size, waiter, index)
-        outlets = [self._connections.outlet(one) for one in chosen]
+        """The rest of the way where somebody looks on, whose headers make the message larger."""
+        try:
+            size = self._checked_size(message, record, route.backends)
+            publication = self._publication(route, message.payload, record, size, _Traced(sending, waiter), index)
+            publication.start(block, deadline)
+        except BaseException as error:
+            sending.ended({}, error)
+            raise
+        return publication
+
+    def _publication(
+        self, route: Route, message: Any, record: Record, size: int, waiter: Waiter, index: int
+    ) -> Publication:
+        outlets = route.outlets
+        if len(outlets) == 1:
+            return Single(outlets[0], message, record, route.topic, size, waiter, index)
         require, later = self._config.publish_require, self._timer.submit
-        return Pair(outlets, envelope, topic, size, waiter, index, require=require, later=later)
+        return Pair(outlets, message, record, route.topic, size, waiter, index, require=require, later=later)
 
-    def _chosen(self, message: Message, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
+    def _encode(self, message: Message, full: str, backends: Sequence[MessagingBackend]) -> tuple[Record, int]:
+        payload = message.payload
         try:
-            return self._connections.chosen(backend)
-        except MessagingError as error:
-            raise self._refused(error, message.topic, self._connections.backends) from error.__cause__
-
-    def prepare(self, message: Message) -> tuple[MessageEnvelope[Any], Record]:
-        """What would be sent; errors as ``publish`` of what is wrong with the message itself."""
-        envelope, record, _ = self._encode(message, self._connections.backends)
-        return envelope, record
-
-    def _encode(self, message: Message, chosen: Sequence[MessagingBackend]) -> tuple[MessageEnvelope[Any], Record, int]:
-        label = OTHER
-        try:
-            full = topics.full_name(self._config.topic_prefix, message.topic)
-            label = message.topic
-            envelope, record = self._codec.encode(
-                message.payload,
+            record = self._codec.encode(
+                payload,
                 topic=full,
                 key=message.key,
                 headers=message.headers,
-                correlation_id=correlation_of(message.payload, message.correlation_id),
+                correlation_id=correlation_of(payload, message.correlation_id),
             )
         except MessagingError as error:
-            raise self._refused(error, message.topic, chosen, label) from error.__cause__
-        return envelope, record, self._checked_size(message, envelope, record, chosen)
+            raise self._refused(error, message.topic, backends, message.topic) from error.__cause__
+        return record, self._checked_size(message, record, backends)
 
-    def _checked_size(
-        self,
-        message: Message,
-        envelope: MessageEnvelope[Any],
-        record: Record,
-        chosen: Sequence[MessagingBackend],
-    ) -> int:
+    def _checked_size(self, message: Message, record: Record, backends: Sequence[MessagingBackend]) -> int:
         size, most = record.size, self._config.max_message_size
         if size > most:
             error = PublishFailed(
                 f"message of {size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
                 " send less, or raise max_message_size and the broker's own limit",
                 code="too_large",
-                envelope=envelope,
+                envelope=sent_envelope(message.payload, record),
             )
-            raise self._refused(error, message.topic, chosen, message.topic)
+            raise self._refused(error, message.topic, backends, message.topic)
         return size
 
     def _refused(
@@ -204,20 +241,17 @@ class Publisher:
         return error if topic is None else error.about(topic=str(topic))
 
 
-def _followed(
-    record: Record, message: Message, envelope: MessageEnvelope[Any], chosen: Sequence[MessagingBackend]
-) -> tracing.Sending | None:
+def _followed(message: Message, route: Route, record: Record) -> tracing.Sending | None:
     """What a tracer makes of a message on its way, whose headers it adds to; ``None`` where nobody looks on."""
     tracer = tracing.installed()
     if tracer is None:
         return None
-    metadata = envelope.metadata
     sending = tracer.publishing(
         tracing.Outgoing(
             topic=message.topic,
-            backends=[backend.value for backend in chosen],
-            message_id=metadata.message_id,
-            correlation_id=metadata.correlation_id,
+            backends=[backend.value for backend in route.backends],
+            message_id=record.headers[MESSAGE_ID],
+            correlation_id=record.headers.get(CORRELATION_ID),
             key=record.key,
             size=len(record.body),
         )
@@ -226,9 +260,9 @@ def _followed(
     return sending
 
 
-def _nothing(envelope: MessageEnvelope[Any], topic: str) -> PublishReceipt:
+def _nothing(record: Record, topic: str) -> PublishReceipt:
     """The receipt of a publish while messaging is disabled."""
-    return PublishReceipt(message_id=envelope.metadata.message_id, topic=topic, results={})
+    return PublishReceipt(message_id=record.headers[MESSAGE_ID], topic=topic, results={})
 
 
 class _Waiting:

@@ -8,7 +8,7 @@ from typing import Any
 
 from waiting import until
 
-from incident_messaging import MessageEnvelope, MessagingBackend, MessagingConfig
+from incident_messaging import MessagingBackend, MessagingConfig
 from incident_messaging.backends.memory import MemoryBroker
 from incident_messaging.deadline import Deadline, jump, now
 from incident_messaging.metrics import Meter
@@ -37,11 +37,11 @@ def test_the_latency_of_a_publish_does_not_count_its_wait_for_the_window(
     ledger = Ledger(broker.name, window, Meter(enabled=False, topic_limit=1))
     broker.told = ledger.settle
     told = Told()
-    single = Single(Outlet(MessagingBackend.MEMORY, broker, window, ledger), MessageEnvelope.new({}), "t", SIZE, told)
     record = Record(topic="t", body=b"{}", dedup_id="1")
+    single = Single(Outlet(MessagingBackend.MEMORY, broker, window, ledger), {}, record, "t", SIZE, told)
 
     assert window.acquire(SIZE, Deadline(None))
-    waiting = later(lambda: single.start(record, Deadline(None), Deadline.after(10_000)))
+    waiting = later(lambda: single.start(Deadline(None), Deadline.after(10_000)))
     assert until(lambda: window._waiting)
     jump(1_000)
     window.release(1, SIZE)

@@ -152,12 +152,12 @@ class Publisher:
         if not self._looked:
             self._look(numbers)
             return
-        commands, time = [], now()
+        commands, time, max_payload = [], now(), self._connection.max_payload
         for number in numbers:
             pending = self._pending[number]
             if pending.record.topic in self._held:
                 continue
-            command = self._command(number, pending.record)
+            command = self._command(number, pending.record, max_payload)
             if command is not None:
                 pending.sent, pending.sent_at = True, time
                 commands.append(command)
@@ -188,18 +188,19 @@ class Publisher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _command(self, number: int, record: Record) -> bytes | None:
-        error: MessagingError | None
+    def _command(self, number: int, record: Record, max_payload: int) -> bytes | None:
         try:
             headers = encode_headers(record)
-        except ValueError as exc:  # one record must not hold up those behind it
+            size = len(headers)
+            if size > _MOST_HEADERS or size + len(record.body) > max_payload - _RESERVE:
+                _check_size(record, size, max_payload)
+            return publish_command(record.topic, self._reply_to(number), headers, record.body)
+        except ValueError as exc:
             error = PublishFailed(f"{record.topic}: headers that NATS cannot take: {exc}", backend="nats")
-        else:
-            error = _too_large(record, len(headers), self._connection.max_payload)
-        if error is not None:
-            self._end(number, error=error)
-            return None
-        return publish_command(record.topic, self._reply_to(number), headers, record.body)
+        except PublishFailed as exc:
+            error = exc
+        self._end(number, error=error)  # one record must not hold up those behind it
+        return None
 
     def _reply_to(self, number: int) -> str:
         return f"{self._inbox}{number}"
@@ -333,22 +334,24 @@ class Publisher:
         )
 
 
-def _too_large(record: Record, headers: int, max_payload: int) -> PublishFailed | None:
+def _check_size(record: Record, headers: int, max_payload: int) -> None:
+    """Refuse what the server would not take, or would not take back as a dead letter.
+
+    Raises:
+        PublishFailed: ``too_large``.
+    """
     if headers > _MOST_HEADERS:
         words = f"headers of {headers:,} bytes exceed the {_MOST_HEADERS:,} that JetStream takes"
-        return PublishFailed(words, code="too_large", backend="nats")
+        raise PublishFailed(words, code="too_large", backend="nats")
     size, limit = headers + len(record.body), max_payload
-    if size <= limit - _RESERVE:
-        return None
     if not any(name.startswith(_ADDED) for name in record.headers):
         limit -= min(_RESERVE, limit // 8)
-    if size <= limit:
-        return None
-    words = (
-        f"message of {size:,} bytes with its headers exceeds the {limit:,} that the NATS server takes "
-        "(its max_payload less what dead letters need)"
-    )
-    return PublishFailed(words, code="too_large", backend="nats")
+    if size > limit:
+        words = (
+            f"message of {size:,} bytes with its headers exceeds the {limit:,} that the NATS server takes "
+            "(its max_payload less what dead letters need)"
+        )
+        raise PublishFailed(words, code="too_large", backend="nats")
 
 
 def _refused(record: Record, error: dict[str, object]) -> PublishFailed:

@@ -22,8 +22,6 @@ ID_HEADER = "Nats-Msg-Id"
 
 #: What a header's value may hold as it is: printable ASCII but the per cent sign.
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-#: What of lines of values is not to be sent as it is: other characters, and blanks at either end.
-_ODD = re.compile(r"[^\n -$&-~]|^ | $", re.MULTILINE)
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
@@ -69,18 +67,24 @@ def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> by
 
 def encode_headers(record: Record) -> bytes:
     """The header block of a record, with the id that JetStream compares."""
-    pairs = [(ID_HEADER, record.dedup_id), *record.headers.items()]
+    pairs = {ID_HEADER: record.dedup_id, **record.headers}
     if record.key is not None:
-        pairs.append((KEY_HEADER, record.key))
+        pairs[KEY_HEADER] = record.key
     # The way of nearly all headers: nothing to encode in any of them, as one look at all together tells.
-    values = "\n".join([value for _, value in pairs])
-    if values.count("\n") != len(pairs) - 1 or _ODD.search(values) is not None:
-        pairs = [(name, _encode(value)) for name, value in pairs]
-    block = "".join([f"\r\n{_encode_name(name)}: {value}" for name, value in pairs]).encode()
+    values = "".join(pairs.values())
+    if not (values.isascii() and values.isprintable()) or "%" in values or " " in values:
+        pairs = {name: _encode(value) for name, value in pairs.items()}
+    block = (_layout(tuple(pairs)) % tuple(pairs.values())).encode()
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
         block += b"\r\n%s: %s" % (_encode_name(name).encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
-    return b"NATS/1.0%s\r\n\r\n" % block
+    return block + b"\r\n\r\n"
+
+
+@lru_cache(maxsize=1024)
+def _layout(names: tuple[str, ...]) -> str:
+    """A header block of these names, to be filled with their values."""
+    return "NATS/1.0" + "".join([f"\r\n{_encode_name(name).replace('%', '%%')}: %s" for name in names])
 
 
 def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
