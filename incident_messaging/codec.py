@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin, overload
 
-import attrs
-
 from incident_messaging import jsontext
 from incident_messaging.envelope import (
     VERSION,

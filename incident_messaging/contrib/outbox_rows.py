@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from incident_messaging.codec import from_json
-from incident_messaging.codec import MESSAGE_ID
+from incident_messaging.codec import MESSAGE_ID, from_json
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import ConfigurationError, SerializationError
 from incident_messaging.events import IncidentEvent
