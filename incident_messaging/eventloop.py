@@ -13,7 +13,7 @@ import encodings.idna  # noqa: F401  # else imported by the first look-up of a n
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -184,6 +184,14 @@ class Mailbox(Generic[T]):
     def put(self, item: T) -> None:
         """Hand an item over; never blocks, keeps the order of each thread."""
         self._items.append(item)
+        self._wake()
+
+    def put_all(self, items: Sequence[T]) -> None:
+        """Hand several over, with none of another thread between them."""
+        self._items.extend(items)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._awake:
             return
         self._awake = True

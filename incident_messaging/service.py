@@ -60,6 +60,9 @@ log = logging.getLogger("incident_messaging")
 # A library says nothing on stderr where the application has set up no logging.
 log.addHandler(logging.NullHandler())
 
+#: Messages of a batch that are handed over as one, where the next does not have to be waited for.
+_TOGETHER = 64
+
 #: Threads of the SDK's own on which waiting would wait for itself.
 _BROKER_THREADS = frozenset({"incident-messaging-loop", "incident-messaging-kafka-reports"})
 
@@ -221,7 +224,9 @@ class MessagingService:
             for message in messages
         )
         try:
-            self._publisher.publish_all(batch, wishes, limit)
+            self._publisher.publish_all(
+                batch, wishes, limit, together=_TOGETHER if isinstance(messages, list | tuple) else 1
+            )
         except Exception:  # of the caller's iterable or callables; Ctrl-C does not wait
             batch.wait()
             raise

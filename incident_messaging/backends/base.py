@@ -69,6 +69,15 @@ class ConsumerSpec:
     dead_letter_topic: str | None = None
 
 
+class Parcel(Protocol):
+    """A record, and as a function its `Done`."""
+
+    record: Record
+
+    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
+        """What became of it."""
+
+
 class Sink(Protocol):
     """Where a consumer puts what it receives; a subscription is one."""
 
@@ -204,6 +213,11 @@ class MessageProducer(ABC):
         end), from any thread, also this one; `told` follows when all that came with it is told. Before the
         first connection the error is a `ConnectionFailed`, as soon as every address has said no.
         """
+
+    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
+        """Hand several over as one, in their order; for each what `send` promises."""
+        for parcel in parcels:
+            self.send(parcel.record, deadline, parcel)
 
     @abstractmethod
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:

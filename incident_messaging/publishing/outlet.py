@@ -50,6 +50,24 @@ class Window:
             self._bytes += size
             return True
 
+    def acquire_some(self, sizes: Sequence[int], deadline: Deadline) -> int:
+        """Take places for the first of these, as many as there is room for; for one at least, by the deadline.
+
+        Returns:
+            For how many; 0 if there was no place by the deadline.
+        """
+        if not self.acquire(sizes[0], deadline):
+            return 0
+        taken = 1
+        with self._lock:
+            for size in sizes[1:]:
+                if not self._room(size):
+                    break
+                self._in_flight += 1
+                self._bytes += size
+                taken += 1
+        return taken
+
     def release(self, messages: int, size: int) -> None:
         """Give places back."""
         with self._lock:
@@ -189,6 +207,13 @@ class Outlet:
     broker: MessageProducer
     window: Window
     ledger: Ledger
+
+    def hand_over(self, legs: Sequence[Leg], deadline: Deadline) -> None:
+        """Send those that have their place in the window; their latency counts from here."""
+        begun = now()
+        for leg in legs:
+            leg.begun = begun
+        self.broker.send_all(legs, deadline)
 
 
 def _own(error: MessagingError) -> MessagingError:

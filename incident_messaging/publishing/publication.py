@@ -95,6 +95,22 @@ class Single(Leg):
         return {self.outlet.backend: _result(self)}
 
 
+def start_all(legs: Sequence[Single], deadline: Deadline) -> Sequence[tuple[Single, BackendUnavailable]]:
+    """Take places in the window of the broker that they all go to, and hand over in their order.
+
+    Returns:
+        Those for which there was no place by the deadline, with the error of each.
+    """
+    outlet, begun = legs[0].outlet, 0
+    while begun < len(legs):
+        admitted = outlet.window.acquire_some([leg.size for leg in legs[begun:]], deadline)
+        if not admitted:
+            break
+        outlet.hand_over(legs[begun : begun + admitted], deadline)
+        begun += admitted
+    return [(leg, _full(leg)) for leg in legs[begun:]]
+
+
 class Pair:
     """One message on its way to two brokers.
 

@@ -20,7 +20,7 @@ from incident_messaging.errors import MessagingError, PublishFailed, Timeout
 from incident_messaging.metrics import OTHER, Meter
 from incident_messaging.publishing.batch import Batch
 from incident_messaging.publishing.outlet import Outlet, Waiter
-from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single
+from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single, start_all
 from incident_messaging.record import Record
 
 #: Seconds that a broker may be late with an outcome before the call gives up on it.
@@ -53,6 +53,37 @@ class Route:
     full: str
     backends: Sequence[MessagingBackend]
     outlets: Sequence[Outlet]
+
+
+class _Run:
+    """Messages of a batch to one broker that are handed over together.
+
+    Attributes:
+        route: That of the last message.
+        deadline: For those that are handed over next.
+    """
+
+    def __init__(self, batch: Batch, limit: float, together: int) -> None:
+        self.route = Route("", "", (), ())
+        self.deadline = Deadline.after(limit)
+        self._batch = batch
+        self._limit = limit
+        self._together = together
+        self._legs: list[Single] = []
+
+    def add(self, leg: Single) -> None:
+        """Take one in; whoever completes the run starts it."""
+        self._legs.append(leg)
+        if len(self._legs) >= self._together:
+            self.start()
+
+    def start(self) -> None:
+        """Hand over what was taken in; the batch learns of those that were not let in."""
+        self.deadline = self.deadline.renewed(self._limit)
+        legs, self._legs = self._legs, []
+        if legs:
+            for leg, error in start_all(legs, self.deadline):
+                self._batch.fail(leg.index, error)
 
 
 class Publisher:
@@ -112,27 +143,46 @@ class Publisher:
         except MessagingError as error:
             raise self._refused(error, topic, self._connections.backends) from error.__cause__
 
-    def publish_all(self, batch: Batch, messages: Iterable[Message], limit: float) -> None:
-        """Hand over one after another until too many failed; the batch learns of each one's end, in so many seconds."""
-        route: Route | None = None
-        deadline = Deadline.after(limit)
-        for message in messages:
-            index = batch.next_index()
-            deadline = deadline.renewed(limit)
-            try:
-                if route is None or message.topic != route.topic:
-                    route = self._route(message.topic, None)
-                record, publication = self._hand_over(message, route, deadline, deadline, batch, index)
-            except MessagingError as error:
-                batch.fail(index, error)
-            except BaseException:
-                batch.drop(index)
-                raise
-            else:
-                if publication is None:
-                    batch.nothing(index, _nothing(record, message.topic))
-            if batch.failed:
+    def publish_all(self, batch: Batch, messages: Iterable[Message], limit: float, *, together: int) -> None:
+        """Hand over one after another until too many failed.
+
+        Args:
+            batch: Learns of the end of each.
+            messages: What to publish.
+            limit: Seconds for each.
+            together: How many may wait for one another before they are handed over.
+        """
+        run = _Run(batch, limit, together)
+        try:
+            for message in messages:
+                self._add(batch, message, run)
+                if batch.failed:
+                    break
+        except Exception:
+            run.start()  # those before the one that could not even be read
+            raise
+        run.start()
+
+    def _add(self, batch: Batch, message: Message, run: _Run) -> None:
+        index = batch.next_index()
+        try:
+            if message.topic != run.route.topic:
+                run.route = self._route(message.topic, None)
+            route = run.route
+            if len(route.outlets) == 1 and tracing.installed() is None:
+                record, size = self._encode(message, route.full, route.backends)
+                run.add(Single(route.outlets[0], message.payload, record, route.topic, size, batch, index))
                 return
+            run.start()
+            record, publication = self._hand_over(message, route, run.deadline, run.deadline, batch, index)
+        except MessagingError as error:
+            batch.fail(index, error)
+        except BaseException:
+            batch.drop(index)
+            raise
+        else:
+            if publication is None:
+                batch.nothing(index, _nothing(record, message.topic))
 
     def prepare(self, message: Message) -> Record:
         """What would be sent; errors as ``publish`` of what is wrong with the message itself."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -22,6 +23,7 @@ from incident_messaging.backends.base import (
     Done,
     MessageConsumer,
     MessageProducer,
+    Parcel,
     Sink,
     Status,
 )
@@ -99,12 +101,12 @@ class KafkaBroker(MessageProducer):
 
     def send(self, record: Record, deadline: Deadline, done: Done) -> None:
         """See `MessageProducer.send`."""
-        pending = Pending(record, now() if deadline.at is None else deadline.at, done)
-        with self._lock:
-            self._pending.add(pending)
-            failed = self._hand_over(pending) if self._closing is None else _closed()
-        if failed is not None:
-            self._finish(pending, failed)
+        self._take([Pending(record, now() if deadline.at is None else deadline.at, done)])
+
+    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
+        """See `MessageProducer.send_all`."""
+        at = now() if deadline.at is None else deadline.at
+        self._take([Pending(parcel.record, at, parcel) for parcel in parcels])
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""
@@ -140,7 +142,18 @@ class KafkaBroker(MessageProducer):
             self._lost = max(self._lost, self._give_up())
         return self._lost
 
-    # Records: handed over, held, finished. `_changed` is held by who calls the first three.
+    # Records: taken, handed over, held, finished. `_changed` is held by who calls the second and third.
+
+    def _take(self, records: Sequence[Pending]) -> None:
+        refused = []
+        with self._lock:
+            for pending in records:
+                self._pending.add(pending)
+                error = self._hand_over(pending) if self._closing is None else _closed()
+                if error is not None:
+                    refused.append((pending, error))
+        for pending, error in refused:
+            self._finish(pending, error)
 
     def _hand_over(self, pending: Pending) -> MessagingError | None:
         """Give a record to librdkafka, or hold it where its topic is not known; the error if refused."""

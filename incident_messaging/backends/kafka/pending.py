@@ -11,6 +11,9 @@ from incident_messaging.record import Record
 
 _SLOT_SECS = 0.02
 
+#: Where a record lies before it lies anywhere.
+NOWHERE: set[Pending] = set()
+
 
 class Pending:
     """A record on its way, until its ``done`` was called.
@@ -30,7 +33,7 @@ class Pending:
         self.at = at
         self.done = done
         self.sent = False
-        self.slot: set[Pending] = set()
+        self.slot: set[Pending] = NOWHERE
 
 
 class PendingRecords:
@@ -54,9 +57,8 @@ class PendingRecords:
         number = int(pending.at / _SLOT_SECS)
         slot = self._slots.get(number)
         if slot is None:
-            slot = self._slots[number] = pending.slot
-        else:
-            pending.slot = slot
+            slot = self._slots[number] = set()
+        pending.slot = slot
         slot.add(pending)
 
     def remove(self, pending: Pending) -> bool:

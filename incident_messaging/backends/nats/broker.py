@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from incident_messaging.backends.base import (
     Archive,
@@ -11,6 +12,7 @@ from incident_messaging.backends.base import (
     Done,
     MessageConsumer,
     MessageProducer,
+    Parcel,
     Sink,
     Status,
 )
@@ -68,6 +70,13 @@ class NatsBroker(MessageProducer):
             self.told()
             return
         self._sends.put(Pending(record, deadline, done))
+
+    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
+        """See `MessageProducer.send_all`."""
+        if self._closed:
+            super().send_all(parcels, deadline)
+            return
+        self._sends.put_all([Pending(parcel.record, deadline, parcel) for parcel in parcels])
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from incident_messaging.backends.nats.client import Client, Handler
+from incident_messaging.backends.nats.client import Client, Handler, Shortcut
 from incident_messaging.backends.nats.dial import ADDRESS_SECS, FIRST_DELAY, dial, hang_up
 from incident_messaging.backends.nats.options import Refusal, bare, connection_failed, refusal, secrets
 from incident_messaging.backends.nats.wire import publish_command
@@ -77,6 +77,7 @@ class Connection:
         self._told = ""
         self._riders: list[Rider] = []
         self._subscriptions: dict[int, _Subscription] = {}
+        self._shortcut: tuple[bytes, Shortcut] | None = None
         self._last_sid = 0
         self._task: asyncio.Task[None] | None = None
         self._until = 0.0
@@ -141,6 +142,12 @@ class Connection:
             self._client.handlers[self._last_sid] = handler
         self.write(_subscribe_command(self._last_sid, entry))
         return self._last_sid
+
+    def shorten(self, begin: bytes, shortcut: Shortcut) -> None:
+        """Let messages that begin so be taken as they come off the wire, many in one read."""
+        self._shortcut = begin, shortcut
+        if self._client is not None:
+            self._client.shortcut = self._shortcut
 
     def deafen(self, sid: int) -> None:
         """Unsubscribe; what is on its way is still handed over, until the next `barrier`."""
@@ -294,6 +301,7 @@ class Connection:
         )
         client.options["connect_timeout"] = ADDRESS_SECS
         client.handlers.update({sid: entry.handler for sid, entry in self._subscriptions.items()})
+        client.shortcut = self._shortcut
         self._client = client
         self._up()
         if self._watch is None:

@@ -25,8 +25,6 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
-#: Nearly all answers to a publish; the others are read as JSON.
-_PUB_ACK = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
 
 
 @attrs.define
@@ -165,13 +163,24 @@ def decode(raw: bytes) -> str:
 
 def acknowledgement(body: bytes) -> tuple[Position | None, bool, dict[str, object]]:
     """Position, whether it is a duplicate, and the error of JetStream's answer to a publish."""
-    plain = _PUB_ACK.fullmatch(body)
-    if plain is not None:
-        return Position(stream=plain[1].decode(), sequence=int(plain[2])), False, {}
     answer = json.loads(body)
     if answer.get("error"):
         return None, False, answer["error"]
     return Position(stream=answer["stream"], sequence=answer["seq"]), bool(answer.get("duplicate")), {}
+
+
+def usual_acknowledgement(inbox: str) -> re.Pattern[bytes]:
+    """A whole message with JetStream's answer to a publish, as nearly all are.
+
+    Args:
+        inbox: Its subject up to the last level, which is a number.
+
+    Returns:
+        A pattern with the groups number, size, body, stream, sequence; the size is to be compared with the body's,
+        which somebody else may have written.
+    """
+    subject = re.escape(inbox.encode())
+    return re.compile(rb'MSG %s(\d+) \d+ (\d+)\r\n(\{"stream":"([^"\\]+)", ?"seq":(\d+)\})\r\n' % subject)
 
 
 def _encode(value: str) -> str:
