@@ -70,10 +70,10 @@ class Batch:
             self._failures[index] = error
             self._end()
 
-    def drop(self, index: int) -> None:
-        """A message was read and never handed over: something else went wrong, or Ctrl-C."""
+    def drop(self, messages: int) -> None:
+        """So many were read and perhaps never handed over: something else went wrong, or Ctrl-C."""
         with self._changed:
-            self._end()
+            self._end(messages)
 
     def nothing(self, index: int, receipt: PublishReceipt) -> None:
         """A message was not sent, and that is as it should be: messaging is disabled."""
@@ -85,7 +85,7 @@ class Batch:
     def wait(self) -> None:
         """Wait for the end of all that was read; each has its own deadline."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended == self._read)
+            self._changed.wait_for(lambda: self._ended >= self._read)
 
     def result(self) -> BatchResult:
         """What became of all that was read, once it has ended.
@@ -112,5 +112,5 @@ class Batch:
 
     def _end(self, messages: int = 1) -> None:
         self._ended += messages
-        if self._ended == self._read:
+        if self._ended >= self._read:
             self._changed.notify_all()

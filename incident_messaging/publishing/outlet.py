@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError
 from incident_messaging.metrics import Meter
 from incident_messaging.record import Position, Record
+
+log = logging.getLogger("incident_messaging")
 
 _TOPIC, _WAITER = attrgetter("topic"), attrgetter("waiter")
 
@@ -182,7 +185,10 @@ class Ledger:
             self._meter.publish_failed(leg.topic, self._backend, leg.error)
         self._count(legs if not failed else [leg for leg in legs if leg.error is None])
         for waiter, run in groupby(legs, key=_WAITER):
-            waiter.finished(list(run))
+            try:
+                waiter.finished(list(run))
+            except Exception:  # those behind it are to be told all the same
+                log.exception("the outcome of a publish could not be told")
 
     def _taken(self) -> list[Leg]:
         legs = []

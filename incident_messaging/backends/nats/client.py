@@ -16,7 +16,7 @@ from typing import Any
 from nats import errors
 from nats.aio.client import Callback, ErrorCallback
 from nats.aio.client import Client as NatsPyClient
-from nats.aio.transport import WebSocketTransport
+from nats.aio.transport import Transport, WebSocketTransport
 from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR, Parser
 
 _log = logging.getLogger("incident_messaging.nats")
@@ -52,7 +52,10 @@ class Client(NatsPyClient):
     # -- ours -------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Queue commands behind what is queued already; the loop writes them at its next turn."""
+        """Write commands, behind what is queued already: that the loop writes at its next turn."""
+        if self._transport is not None and not self._pending and _is_idle(self._transport):
+            self._transport.write(data)  # the flusher is a task, and waking it takes as long as a whole publish
+            return
         self._pending.append(data)
         self._pending_data_size += len(data)
         if self._flush_queue is not None and self._flush_queue.empty():
@@ -189,6 +192,14 @@ class Client(NatsPyClient):
             if not future.done():
                 future.set_result(False)
         self._pongs = []
+
+
+def _is_idle(transport: Transport) -> bool:
+    """Whether what is written now goes straight to the socket; over a web socket nothing does."""
+    writer = getattr(transport, "_io_writer", None)
+    if writer is None or writer.transport.is_closing():
+        return False
+    return not writer.transport.get_write_buffer_size()
 
 
 async def _tell_nobody(_error: Exception) -> None:

@@ -216,12 +216,15 @@ class Publisher:
     def _all_acknowledged(self, data: bytes, at: int) -> int:
         """Nearly all that ever comes here, off the wire in one look each; the others are `_acknowledged`'s."""
         match, end = self._usual.match, self._end
+        self._telling, scheduled = True, self._telling
         while (found := match(data, at)) is not None:
             number, size, body, stream, sequence = found.groups()
             if int(size) != len(body):
                 break
             end(int(number), Position(stream=stream.decode(), sequence=int(sequence)))
             at = found.end()
+        self._telling = scheduled
+        self._told()
         return at
 
     def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
