@@ -39,7 +39,7 @@ class Connections:
         self._outlets: dict[MessagingBackend, Outlet] = {}
         self._broadcasts: dict[MessagingBackend, Broadcasts] = {}
         self._connected: set[str] = set()
-        self._closed = False
+        self.closed = False
 
     def chosen(self, backend: MessagingBackend | str | None) -> Sequence[MessagingBackend]:
         """The brokers that a call asks for; ``None`` is all that are configured.
@@ -48,7 +48,7 @@ class Connections:
             BackendUnavailable: All is closed.
             ConfigurationError: One is not configured.
         """
-        if self._closed:
+        if self.closed:
             raise BackendUnavailable("the messaging service is closed", code="closed")
         if backend is None:
             return self.backends
@@ -68,10 +68,10 @@ class Connections:
             ConfigurationError: The server takes the process's threads away.
         """
         outlet = self._outlets.get(backend)
-        if outlet is not None and not self._closed:
+        if outlet is not None and not self.closed:
             return outlet
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise BackendUnavailable("the messaging service is closed", code="closed")
             if backend not in self._outlets:
                 if not self._outlets:
@@ -101,7 +101,7 @@ class Connections:
     def status(self, backend: MessagingBackend) -> Status:
         """A backend's state, without making it."""
         outlet = self._outlets.get(backend)
-        return Status(state="closed" if self._closed else "new") if outlet is None else outlet.broker.status()
+        return Status(state="closed" if self.closed else "new") if outlet is None else outlet.broker.status()
 
     def connect(self, backends: Sequence[MessagingBackend], deadline: Deadline, *, require_all: bool) -> None:
         """Connect them side by side.
@@ -135,7 +135,7 @@ class Connections:
     def close(self, deadline: Deadline) -> list[str]:
         """Close every broker; what had no outcome, in words."""
         with self._lock:
-            self._closed = True
+            self.closed = True
         left = []
         for outlet in self.outlets():
             if unfinished := outlet.broker.close(deadline):
@@ -149,7 +149,7 @@ class Connections:
             lifecycle.leak(outlet)
 
     def _look_again(self) -> None:
-        if not self._closed:
+        if not self.closed:
             self.look()
             self._timer.submit(self._look_again, LOOK_EVERY)
 

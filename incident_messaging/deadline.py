@@ -48,6 +48,8 @@ class Deadline:
         Raises:
             ConfigurationError: Not a number, or not a finite one.
         """
+        if type(seconds) is float and 0.0 <= seconds < math.inf:
+            return cls(now() + seconds)
         return cls(None if seconds is None else now() + cls.seconds(seconds, "timeout"))
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -89,6 +90,13 @@ class Single(Leg):
             return None
         self.error.results = self.outcomes()
         return self.error
+
+    def outcome(self) -> MessagingError | Callable[[], PublishReceipt]:
+        """The failure, or what makes the receipt and keeps no message alive."""
+        if self.error is not None:
+            return self.failure() or self.error
+        message_id = self.record.headers[MESSAGE_ID]
+        return partial(_single_receipt, message_id, self.topic, self.outlet.backend, self.position, self.duplicate)
 
     def outcomes(self) -> dict[MessagingBackend, BrokerResult]:
         """What became of it."""
@@ -186,6 +194,10 @@ class Pair:
         good = sum(result.state == "ok" for result in results.values())
         return None if good >= (1 if self._any else len(self._legs)) else _of_both(results)
 
+    def outcome(self) -> MessagingError | Callable[[], PublishReceipt]:
+        """The failure, or what makes the receipt."""
+        return self.failure() or self.receipt
+
     def outcomes(self) -> dict[MessagingBackend, BrokerResult]:
         """What became of it on each broker so far."""
         with self._lock:
@@ -216,6 +228,13 @@ class Pair:
 
 
 Publication = Single | Pair
+
+
+def _single_receipt(
+    message_id: str, topic: str, backend: MessagingBackend, position: Position | None, duplicate: bool
+) -> PublishReceipt:
+    result = BrokerResult(state="ok", position=position, duplicate=duplicate)
+    return PublishReceipt(message_id=message_id, topic=topic, results={backend: result}, duplicate=duplicate)
 
 
 def _receipt(record: Record, topic: str, results: Mapping[MessagingBackend, BrokerResult]) -> PublishReceipt:

@@ -23,6 +23,9 @@ from incident_messaging.publishing.outlet import Outlet, Waiter
 from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single, start_all
 from incident_messaging.record import Record
 
+#: Topics whose route is kept.
+_ROUTES = 4096
+
 #: Seconds that a broker may be late with an outcome before the call gives up on it.
 LATE = 0.15
 
@@ -110,6 +113,8 @@ class Publisher:
         self._meter = meter
         self._timer = timer
         self._callbacks = callbacks
+        self._timeout = config.publish_timeout_ms / 1000
+        self._routes: dict[str, Route] = {}
 
     def publish(self, message: Message, backend: MessagingBackend | str | None, deadline: Deadline) -> PublishReceipt:
         """Hand over and wait for the outcome; promises and errors as ``MessagingService.publish``."""
@@ -133,11 +138,11 @@ class Publisher:
     ) -> Future[PublishReceipt]:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
         future = PublishFuture(self._callbacks, message.topic)
-        deadline = Deadline.after(self._config.publish_timeout_ms / 1000)
+        deadline = Deadline.after(self._timeout)
         route = self._route(message.topic, backend)
-        record, publication = self._hand_over(message, route, block, deadline, _Promised(future))
+        record, publication = self._hand_over(message, route, block, deadline, future)
         if publication is None:
-            future.set_result(_nothing(record, message.topic))
+            future.nothing(_nothing(record, message.topic))
         return future
 
     def check(self, topic: str | None, key: str | None, headers: Mapping[str, str] | None) -> None:
@@ -198,13 +203,20 @@ class Publisher:
     # -- the way of one message ---------------------------------------------------------------------------------
 
     def _route(self, topic: str, backend: MessagingBackend | str | None) -> Route:
+        known = self._routes.get(topic) if backend is None and not self._connections.closed else None
+        return known or self._new_route(topic, backend)
+
+    def _new_route(self, topic: str, backend: MessagingBackend | str | None) -> Route:
         try:
             backends = self._connections.chosen(backend)
         except MessagingError as error:
             raise self._refused(error, topic, self._connections.backends) from error.__cause__
         full = self._full_name(topic, backends)
         outlets = [self._connections.outlet(one) for one in backends] if self._config.enabled else []
-        return Route(topic, full, backends, outlets)
+        route = Route(topic, full, backends, outlets)
+        if backend is None and len(self._routes) < _ROUTES:
+            self._routes[topic] = route
+        return route
 
     def _full_name(self, topic: str, backends: Sequence[MessagingBackend]) -> str:
         try:
@@ -337,26 +349,6 @@ class _Waiting:
     def finished(self, _: Sequence[Publication]) -> None:
         """It has ended."""
         self._ended.release()
-
-
-class _Promised:
-    """A future of one publish."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: PublishFuture) -> None:
-        self._future = future
-
-    def finished(self, publications: Sequence[Publication]) -> None:
-        """It has ended."""
-        for publication in publications:
-            # Not raised here: its traceback would keep the frames of the broker's thread, and the client with them,
-            # alive for as long as somebody keeps the future.
-            error = publication.failure()
-            if error is not None:
-                self._future.set_exception(error)
-            else:
-                self._future.set_result(publication.receipt())
 
 
 class _Traced:
