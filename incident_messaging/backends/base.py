@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -69,13 +69,38 @@ class ConsumerSpec:
     dead_letter_topic: str | None = None
 
 
-class Parcel(Protocol):
-    """A record, and as a function its `Done`."""
+class Parcel(ABC):
+    """A record on its way to one broker; called with what became of it, as a `Done`.
 
-    record: Record
+    Attributes:
+        record: What is sent.
+        deadline: By when it has its outcome; it always has an end.
+        note: The backend's own, until then; nobody else looks at it.
+    """
+
+    __slots__ = ("deadline", "note", "record")
+
+    def __init__(self, record: Record, deadline: Deadline) -> None:
+        self.record = record
+        self.deadline = deadline
+        self.note: Any = None
+
+    @abstractmethod
+    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
+        """It has its outcome."""
+
+
+class _Addressed(Parcel):
+    """A parcel whose outcome goes to a function."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
+        super().__init__(record, deadline)
+        self._done = done
 
     def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
-        """What became of it."""
+        self._done(position, duplicate, error)
 
 
 class Sink(Protocol):
@@ -206,18 +231,17 @@ class MessageProducer(ABC):
         """
 
     @abstractmethod
-    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
-        """Hand a record over; returns at once and never raises.
+    def send_all(self, parcels: Sequence[Parcel]) -> None:
+        """Hand records over, in their order; returns at once and never raises.
 
-        ``done`` is called exactly once, at the latest 0.1 s after the deadline (which always has an
-        end), from any thread, also this one; `told` follows when all that came with it is told. Before the
-        first connection the error is a `ConnectionFailed`, as soon as every address has said no.
+        Each parcel is called exactly once, at the latest 0.1 s after its deadline, from any thread, also this
+        one; `told` follows when all that came with it is told. Before the first connection the error is a
+        `ConnectionFailed`, as soon as every address has said no.
         """
 
-    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
-        """Hand several over as one, in their order; for each what `send` promises."""
-        for parcel in parcels:
-            self.send(parcel.record, deadline, parcel)
+    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
+        """Hand one record over, whose outcome goes to a function; as `send_all`."""
+        self.send_all([_Addressed(record, deadline, done)])
 
     @abstractmethod
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:

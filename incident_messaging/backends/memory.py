@@ -17,9 +17,9 @@ from incident_messaging import topics
 from incident_messaging.backends.base import (
     Archive,
     ConsumerSpec,
-    Done,
     MessageConsumer,
     MessageProducer,
+    Parcel,
     Sink,
     Status,
 )
@@ -229,16 +229,16 @@ class MemoryBroker(MessageProducer):
         """There is nothing to wait for."""
         self._world = world(self._prefix)
 
-    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
-        """Keep the record, acknowledge it at once."""
-        if self._closed:
-            done(None, False, BackendUnavailable("the memory broker is closed", code="closed", backend=self.name))
-            self.told()
-            return
-        self.connect(deadline)
-        assert self._world is not None
-        position = self._world.append(record)
-        done(position, False, None)
+    def send_all(self, parcels: Sequence[Parcel]) -> None:
+        """Keep the records, acknowledge them at once."""
+        for parcel in parcels:
+            if self._closed:
+                error = BackendUnavailable("the memory broker is closed", code="closed", backend=self.name)
+                parcel(None, False, error)
+                continue
+            self.connect(parcel.deadline)
+            assert self._world is not None
+            parcel(self._world.append(parcel.record), False, None)
         self.told()
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from incident_messaging.backends.base import MessageProducer
+from incident_messaging.backends.base import MessageProducer, Parcel
 from incident_messaging.codec import sent_envelope
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline, now
@@ -105,7 +105,7 @@ class Waiter(Protocol):
         """These have ended. Must not raise."""
 
 
-class Leg:
+class Leg(Parcel):
     """One message on its way to one broker; called by the producer with its outcome.
 
     Attributes:
@@ -113,7 +113,7 @@ class Leg:
     """
 
     __slots__ = (
-        "begun", "duplicate", "error", "index", "message", "outlet", "position", "record", "size", "topic", "waiter"
+        "begun", "duplicate", "error", "index", "message", "outlet", "position", "size", "topic", "waiter"
     )  # fmt: skip
 
     begun: float
@@ -124,9 +124,10 @@ class Leg:
     def __init__(
         self, outlet: Outlet, message: Any, record: Record, topic: str, size: int, waiter: Waiter, index: int = 0
     ) -> None:
+        self.record = record
+        self.note = None
         self.outlet = outlet
         self.message = message
-        self.record = record
         self.topic = topic
         self.size = size
         self.waiter = waiter
@@ -136,11 +137,6 @@ class Leg:
     def envelope(self) -> MessageEnvelope[Any]:
         """What is sent; made when somebody asks, as where it fails."""
         return sent_envelope(self.message, self.record)
-
-    def hand_over(self, deadline: Deadline) -> None:
-        """Send it, now that it has its place in the window; its latency counts from here."""
-        self.begun = now()
-        self.outlet.broker.send(self.record, deadline, self)
 
     def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
         """Note the outcome; what follows is for the ledger."""
@@ -219,7 +215,8 @@ class Outlet:
         begun = now()
         for leg in legs:
             leg.begun = begun
-        self.broker.send_all(legs, deadline)
+            leg.deadline = deadline
+        self.broker.send_all(legs)
 
 
 def _own(error: MessagingError) -> MessagingError:

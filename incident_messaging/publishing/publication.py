@@ -72,7 +72,7 @@ class Single(Leg):
         """
         if not self.outlet.window.acquire(self.size, block):
             raise _full(self)
-        self.hand_over(deadline)
+        self.outlet.hand_over([self], deadline)
 
     def receipt(self) -> PublishReceipt:
         """The receipt, once it is finished.
@@ -164,7 +164,7 @@ class Pair:
         for leg in full:
             self._settle(leg, BrokerResult(state="failed", error=_full(leg)))
         for leg in admitted:
-            leg.hand_over(deadline)
+            leg.outlet.hand_over([leg], deadline)
 
     def _admitted(self, block: Deadline) -> Sequence[Leg]:
         """Those whose window had a place in time, which is taken."""

@@ -114,6 +114,7 @@ class Publisher:
         self._timer = timer
         self._callbacks = callbacks
         self._timeout = config.publish_timeout_ms / 1000
+        self._deadline = Deadline(0.0)  # of the last publish_nowait, shared by those of a moment
         self._routes: dict[str, Route] = {}
 
     def publish(self, message: Message, backend: MessagingBackend | str | None, deadline: Deadline) -> PublishReceipt:
@@ -138,7 +139,7 @@ class Publisher:
     ) -> Future[PublishReceipt]:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
         future = PublishFuture(self._callbacks, message.topic)
-        deadline = Deadline.after(self._timeout)
+        deadline = self._deadline = self._deadline.renewed(self._timeout)
         route = self._route(message.topic, backend)
         record, publication = self._hand_over(message, route, block, deadline, future)
         if publication is None:

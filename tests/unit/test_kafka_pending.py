@@ -5,26 +5,37 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incident_messaging.backends.base import Parcel
 from incident_messaging.backends.kafka.pending import Pending, PendingRecords
+from incident_messaging.deadline import Deadline
 from incident_messaging.record import Record
 
 RECORD = Record(topic="t", body=b"", dedup_id="1")
 LATEST = 0.02  # seconds that a record may be found late
 
 
+class Sent(Parcel):
+    def __call__(self, *_: object) -> None:
+        pass
+
+
 def pending(at: float) -> Pending:
-    return Pending(RECORD, at, lambda *_: None)
+    return Pending(Sent(RECORD, Deadline(at)))
+
+
+def at(one: Pending) -> float:
+    return one.parcel.deadline.at
 
 
 @given(st.lists(st.floats(0, 100), max_size=50), st.floats(0, 100))
 def test_overdue_is_found_never_early_and_hardly_late(times, now):
     records = PendingRecords()
-    every = [pending(at) for at in times]
+    every = [pending(time) for time in times]
     for one in every:
         records.add(one)
     late = set(records.overdue(now))
-    assert all(one.at <= now for one in late)
-    assert all(one in late for one in every if one.at + LATEST < now)
+    assert all(at(one) <= now for one in late)
+    assert all(one in late for one in every if at(one) + LATEST < now)
 
 
 def test_removed_once_and_gone():

@@ -20,7 +20,6 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from incident_messaging.backends.base import (
     Archive,
     ConsumerSpec,
-    Done,
     MessageConsumer,
     MessageProducer,
     Parcel,
@@ -38,7 +37,7 @@ from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.errors import BackendUnavailable, MessagingError
-from incident_messaging.record import Position, Record
+from incident_messaging.record import Position
 
 #: How long one poll lasts; a record's end is noticed at most this and a slot of 20 ms late.
 _SLICE = 0.05
@@ -99,14 +98,18 @@ class KafkaBroker(MessageProducer):
                     raise self._link.timed_out()
                 self._changed.wait(deadline.wait(0.1))
 
-    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
-        """See `MessageProducer.send`."""
-        self._take([Pending(record, now() if deadline.at is None else deadline.at, done)])
-
-    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
+    def send_all(self, parcels: Sequence[Parcel]) -> None:
         """See `MessageProducer.send_all`."""
-        at = now() if deadline.at is None else deadline.at
-        self._take([Pending(parcel.record, at, parcel) for parcel in parcels])
+        refused = []
+        with self._lock:
+            for parcel in parcels:
+                pending = Pending(parcel)
+                self._pending.add(pending)
+                error = self._hand_over(pending) if self._closing is None else _closed()
+                if error is not None:
+                    refused.append((pending, error))
+        for pending, error in refused:
+            self._finish(pending, error)
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""
@@ -142,18 +145,7 @@ class KafkaBroker(MessageProducer):
             self._lost = max(self._lost, self._give_up())
         return self._lost
 
-    # Records: taken, handed over, held, finished. `_changed` is held by who calls the second and third.
-
-    def _take(self, records: Sequence[Pending]) -> None:
-        refused = []
-        with self._lock:
-            for pending in records:
-                self._pending.add(pending)
-                error = self._hand_over(pending) if self._closing is None else _closed()
-                if error is not None:
-                    refused.append((pending, error))
-        for pending, error in refused:
-            self._finish(pending, error)
+    # Records: handed over, held, finished. `_changed` is held by who calls the first three.
 
     def _hand_over(self, pending: Pending) -> MessagingError | None:
         """Give a record to librdkafka, or hold it where its topic is not known; the error if refused."""
@@ -211,7 +203,7 @@ class KafkaBroker(MessageProducer):
         if not self._pending.remove(pending):
             return
         try:
-            pending.done(position, False, error)
+            pending.parcel(position, False, error)
         except Exception:
             log.exception("the handler of a delivery report raised")
         if self._bursting != threading.get_ident():

@@ -6,8 +6,7 @@ their deadline, and whole slots are looked at.
 
 from __future__ import annotations
 
-from incident_messaging.backends.base import Done
-from incident_messaging.record import Record
+from incident_messaging.backends.base import Parcel
 
 _SLOT_SECS = 0.02
 
@@ -16,22 +15,18 @@ NOWHERE: set[Pending] = set()
 
 
 class Pending:
-    """A record on its way, until its ``done`` was called.
+    """A parcel on its way, until it was told its outcome.
 
     Attributes:
-        record: What is sent.
-        at: Its deadline on the clock of `incident_messaging.deadline`.
-        done: Whom to tell.
         sent: Whether it was handed to librdkafka, so that nobody can call it back.
         slot: Where it lies, among others of its time.
     """
 
-    __slots__ = ("at", "done", "record", "sent", "slot")
+    __slots__ = ("parcel", "record", "sent", "slot")
 
-    def __init__(self, record: Record, at: float, done: Done) -> None:
-        self.record = record
-        self.at = at
-        self.done = done
+    def __init__(self, parcel: Parcel) -> None:
+        self.parcel = parcel
+        self.record = parcel.record
         self.sent = False
         self.slot: set[Pending] = NOWHERE
 
@@ -54,7 +49,7 @@ class PendingRecords:
 
     def add(self, pending: Pending) -> None:
         """Take a record in."""
-        number = int(pending.at / _SLOT_SECS)
+        number = int((pending.parcel.deadline.at or 0.0) / _SLOT_SECS)
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = set()

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from incident_messaging.backends.base import (
     Archive,
     ConsumerSpec,
-    Done,
     MessageConsumer,
     MessageProducer,
     Parcel,
@@ -21,13 +20,12 @@ from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.consume import JetStreamConsumer, Settling, Tools
 from incident_messaging.backends.nats.core import CoreConsumer, CorePublisher
 from incident_messaging.backends.nats.marks import Marks
-from incident_messaging.backends.nats.publish import Pending, Publisher, closed
+from incident_messaging.backends.nats.publish import Publisher, closed
 from incident_messaging.backends.nats.streams import Api, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
+from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.eventloop import EventLoop, Mailbox
-from incident_messaging.record import Record
 
 _log = logging.getLogger("incident_messaging.nats")
 
@@ -50,7 +48,7 @@ class NatsBroker(MessageProducer):
         publisher = CorePublisher if self._core else Publisher
         patience = config.nats.request_timeout_ms / 1000
         self._publisher = publisher(self._connection, streams, patience, lambda: self.told())
-        self._sends: Mailbox[Pending] = self._loop.mailbox(self._publisher.take, self._refuse)
+        self._sends: Mailbox[Parcel] = self._loop.mailbox(self._publisher.take, self._refuse)
         settling: Mailbox[Settling] = self._loop.mailbox(_settle, _ignore)
         marks = Marks(api, self._connection, streams, may_create=config.nats.create_streams)
         self._tools = Tools(config, self._loop, self._connection, api, streams, marks, settling)
@@ -63,20 +61,12 @@ class NatsBroker(MessageProducer):
         grace = Deadline(None if deadline.at is None else deadline.at + 0.1)
         self._loop.run(lambda: self._connection.until_up(deadline), grace, "connecting to NATS")
 
-    def send(self, record: Record, deadline: Deadline, done: Done) -> None:
-        """See `MessageProducer.send`."""
-        if self._closed:
-            done(None, False, BackendUnavailable("NATS backend is closed", code="closed", backend="nats"))
-            self.told()
-            return
-        self._sends.put(Pending(record, deadline, done))
-
-    def send_all(self, parcels: Sequence[Parcel], deadline: Deadline) -> None:
+    def send_all(self, parcels: Sequence[Parcel]) -> None:
         """See `MessageProducer.send_all`."""
         if self._closed:
-            super().send_all(parcels, deadline)
-            return
-        self._sends.put_all([Pending(parcel.record, deadline, parcel) for parcel in parcels])
+            self._refuse(parcels)
+        else:
+            self._sends.put_all(parcels)
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""
@@ -122,9 +112,9 @@ class NatsBroker(MessageProducer):
             _log.warning("%s", exc)
             return len(self._publisher)
 
-    def _refuse(self, items: list[Pending]) -> None:
-        for pending in items:
-            pending.done(None, False, closed(pending))
+    def _refuse(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            parcel(None, False, closed(parcel))
         self.told()
 
     async def _end(self, deadline: Deadline) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
 from incident_messaging.backends.nats.consume import Credit, Tools
-from incident_messaging.backends.nats.publish import Publisher
+from incident_messaging.backends.nats.publish import Publisher, was_sent
 from incident_messaging.backends.nats.wire import received
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
@@ -31,13 +31,13 @@ class CorePublisher(Publisher):
 
     def up(self) -> None:
         """Send what was never sent."""
-        self._send([number for number, pending in self._pending.items() if not pending.sent])
+        self._send([number for number, parcel in self._pending.items() if not was_sent(parcel)])
 
     def down(self) -> None:
         """Whether the server has read what was sent is not known."""
-        for number, pending in list(self._pending.items()):
-            if pending.sent:
-                text = f"{pending.record.topic}: the connection was lost before NATS had confirmed"
+        for number, parcel in list(self._pending.items()):
+            if was_sent(parcel):
+                text = f"{parcel.record.topic}: the connection was lost before NATS had confirmed"
                 self._end(number, error=Timeout(text, maybe_delivered=True, backend="nats"))
 
     def _send(self, numbers: Iterable[int]) -> None:
@@ -51,8 +51,7 @@ class CorePublisher(Publisher):
 
     def _read(self, numbers: Sequence[int], read: bool) -> None:
         if read:
-            for number in numbers:
-                self._end(number)
+            self._end_all(numbers)
 
 
 class CoreConsumer(MessageConsumer):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from incident_messaging.backends.base import Done
+from incident_messaging.backends.base import Parcel
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
 from incident_messaging.backends.nats.wire import (
@@ -45,23 +45,6 @@ _PAUSE = 0.1
 _ADDED = ("x-dlq-", "x-redrive-")
 
 
-class Pending:
-    """A record on its way."""
-
-    __slots__ = ("deadline", "done", "record", "rehomed", "sent", "sent_at")
-
-    def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
-        self.record = record
-        self.deadline = deadline
-        self.done = done
-        #: Written to a connection at least once: the broker may have it.
-        self.sent = False
-        #: When that was, the last time.
-        self.sent_at = 0.0
-        #: There was a stream for it already when it was looked for.
-        self.rehomed = False
-
-
 class Publisher:
     """Records in the order in which they were handed over, until each has its outcome.
 
@@ -79,7 +62,10 @@ class Publisher:
         self._telling = False
         self._patience = patience
         self._streams = streams
-        self._pending: dict[int, Pending] = {}
+        #: By number; the note of each says when it was written the last time, if it was: the broker may have it.
+        self._pending: dict[int, Parcel] = {}
+        #: Those for which there was a stream already when it was looked for.
+        self._rehomed: set[int] = set()
         self._last = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -97,16 +83,12 @@ class Publisher:
 
     # -- in -------------------------------------------------------------------------------------------------
 
-    def take(self, items: Iterable[Pending]) -> None:
+    def take(self, parcels: Sequence[Parcel]) -> None:
         """Send what was handed over, or keep it until there is a connection."""
-        numbers = []
-        earliest = None
-        for pending in items:
-            self._last += 1
-            self._pending[self._last] = pending
-            numbers.append(self._last)
-            at = pending.deadline.at or 0.0
-            earliest = at if earliest is None or at < earliest else earliest
+        numbers = range(self._last + 1, self._last + 1 + len(parcels))
+        self._last += len(parcels)
+        self._pending.update(zip(numbers, parcels, strict=True))
+        earliest = min((parcel.deadline.at or 0.0 for parcel in parcels), default=None)
         if earliest is not None and self._wants_stream:
             earliest = min(earliest, now() + self._patience)
         self._empty.clear()
@@ -123,7 +105,7 @@ class Publisher:
         """Return when nothing is on its way."""
         await self._empty.wait()
 
-    def fail_all(self, why: Callable[[Pending], MessagingError]) -> int:
+    def fail_all(self, why: Callable[[Parcel], MessagingError]) -> int:
         """End all that is left with an error; returns how many there were."""
         left = list(self._pending)
         for number in left:
@@ -145,14 +127,14 @@ class Publisher:
         """End the records of a subject that may not be published to. The server says its name in lower case."""
         if action != "publish":
             return
-        for number, pending in list(self._pending.items()):
-            if pending.sent and pending.record.topic.lower() == subject:
-                text = f"NATS denies publishing to {pending.record.topic}: the user has no permission for it"
+        for number, parcel in list(self._pending.items()):
+            if was_sent(parcel) and parcel.record.topic.lower() == subject:
+                text = f"NATS denies publishing to {parcel.record.topic}: the user has no permission for it"
                 self._end(number, error=PublishFailed(text, code="denied", backend="nats"))
 
     def gave_up(self, error: MessagingError) -> None:
         """End all: nobody is connecting any more."""
-        self.fail_all(lambda pending: _unknown(pending) if pending.sent else error)
+        self.fail_all(lambda parcel: _unknown(parcel) if was_sent(parcel) else error)
 
     # -- out ------------------------------------------------------------------------------------------------
 
@@ -162,12 +144,13 @@ class Publisher:
             return
         commands, time, max_payload = [], now(), self._connection.max_payload
         for number in numbers:
-            pending = self._pending[number]
-            if pending.record.topic in self._held:
+            parcel = self._pending[number]
+            record = parcel.record
+            if record.topic in self._held:
                 continue
-            command = self._command(number, pending.record, max_payload)
+            command = self._command(number, record, max_payload)
             if command is not None:
-                pending.sent, pending.sent_at = True, time
+                parcel.note = time
                 commands.append(command)
         self._connection.write(b"".join(commands))
 
@@ -189,7 +172,7 @@ class Publisher:
             _log.debug("NATS: no stream found for %s before the first record: %s", topic, exc)
         self._looked, self._looking = True, False
         if self._connection.online:
-            self._send([number for number, pending in self._pending.items() if not pending.sent])
+            self._send([number for number, parcel in self._pending.items() if not was_sent(parcel)])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -216,7 +199,7 @@ class Publisher:
     def _all_acknowledged(self, data: bytes, at: int) -> int:
         """Nearly all that ever comes here, off the wire in one look each; the others are `_acknowledged`'s."""
         match, end = self._usual.match, self._end
-        self._telling, scheduled = True, self._telling
+        scheduled, self._telling = self._telling, True
         while (found := match(data, at)) is not None:
             number, size, body, stream, sequence = found.groups()
             if int(size) != len(body):
@@ -229,17 +212,17 @@ class Publisher:
 
     def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
         number = int(subject[len(self._inbox) :])
-        pending = self._pending.get(number)
-        if pending is None:
+        parcel = self._pending.get(number)
+        if parcel is None:
             return
         if headers is not None and status_of(headers)[0] == "503":
-            self._no_stream(pending)
+            self._no_stream(parcel.record.topic, again=number in self._rehomed)
             return
         position, duplicate, error = acknowledgement(body)
         if error and error.get("err_code") == _IN_PROCESS:
             asyncio.get_running_loop().call_later(_PAUSE, self._send_again, [number], True)
             return
-        self._end(number, position, duplicate, _refused(pending.record, error) if error else None)
+        self._end(number, position, duplicate, _refused(parcel.record, error) if error else None)
 
     def _end(
         self,
@@ -248,18 +231,27 @@ class Publisher:
         duplicate: bool = False,
         error: MessagingError | None = None,
     ) -> None:
-        pending = self._pending.pop(number, None)
-        if pending is None:
+        parcel = self._pending.pop(number, None)
+        if parcel is None:
             return
         if not self._pending:
+            self._rehomed.clear()
             self._empty.set()
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_soon(self._tell)
         try:
-            pending.done(position, duplicate, error)
+            parcel(position, duplicate, error)
         except Exception:
             _log.exception("the outcome of a record could not be told")
+
+    def _end_all(self, numbers: Iterable[int]) -> None:
+        """End many well at once."""
+        scheduled, self._telling = self._telling, True
+        for number in numbers:
+            self._end(number)
+        self._telling = scheduled
+        self._told()
 
     def _tell(self) -> None:
         """A burst is over: what came with one read of the socket."""
@@ -268,16 +260,15 @@ class Publisher:
 
     # -- no stream ------------------------------------------------------------------------------------------
 
-    def _no_stream(self, pending: Pending) -> None:
+    def _no_stream(self, topic: str, *, again: bool) -> None:
         """Hold back the subject, which keeps its order, until there is a stream for it.
 
         Where there is one all the same, it has no leader just now (a cluster that lost a node).
         """
-        topic = pending.record.topic
         if topic in self._held:
             return
         self._held.add(topic)
-        self._start(self._find_home(topic, _PAUSE if pending.rehomed else 0.0))
+        self._start(self._find_home(topic, _PAUSE if again else 0.0))
 
     async def _find_home(self, topic: str, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -303,8 +294,7 @@ class Publisher:
             for number in numbers:
                 self._end(number, error=error)
             return
-        for number in numbers:
-            self._pending[number].rehomed = True
+        self._rehomed.update(numbers)
         self._send(numbers)
 
     # -- time -----------------------------------------------------------------------------------------------
@@ -321,9 +311,9 @@ class Publisher:
 
     def _sweep(self) -> None:
         self._timer = None
-        for number, pending in list(self._pending.items()):
-            if pending.deadline.over:
-                self._end(number, error=self._too_late(pending))
+        for number, parcel in list(self._pending.items()):
+            if parcel.deadline.over:
+                self._end(number, error=self._too_late(parcel))
         at = min((each.deadline.at or 0.0 for each in self._pending.values()), default=None)
         if at is not None and self._wants_stream:
             self._ask_for_unanswered()
@@ -333,7 +323,7 @@ class Publisher:
     def _ask_for_unanswered(self) -> None:
         """Send again what the server has read long ago, and what the stream's leader seems not to have got."""
         since = now() - self._patience
-        late = [number for number, pending in self._pending.items() if pending.sent and pending.sent_at <= since]
+        late = [number for number, parcel in self._pending.items() if was_sent(parcel) and parcel.note <= since]
         if late and self._connection.online:
             # A server that is frozen gives no PONG; what it has not read need not be written twice.
             self._connection.confirm(partial(self._send_again, late))
@@ -342,16 +332,16 @@ class Publisher:
         if there and self._connection.online:
             self._send([number for number in numbers if number in self._pending])
 
-    def _too_late(self, pending: Pending) -> MessagingError:
-        if pending.sent:
-            return _unknown(pending)
+    def _too_late(self, parcel: Parcel) -> MessagingError:
+        if was_sent(parcel):
+            return _unknown(parcel)
         if not self._connection.ever:
             return self._connection.failed("no answer in time")
         if self._connection.online:
-            text = f"{pending.record.topic}: JetStream did not say in time whether it keeps it; not sent"
+            text = f"{parcel.record.topic}: JetStream did not say in time whether it keeps it; not sent"
             return Timeout(text, backend="nats")
         return Timeout(
-            f"{pending.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
+            f"{parcel.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
             backend="nats",
         )
 
@@ -387,16 +377,21 @@ def _refused(record: Record, error: dict[str, object]) -> PublishFailed:
     )
 
 
-def _unknown(pending: Pending) -> Timeout:
+def _unknown(parcel: Parcel) -> Timeout:
     return Timeout(
-        f"{pending.record.topic}: NATS has not acknowledged in time; the message may be stored",
+        f"{parcel.record.topic}: NATS has not acknowledged in time; the message may be stored",
         maybe_delivered=True,
         backend="nats",
     )
 
 
-def closed(pending: Pending) -> MessagingError:
+def was_sent(parcel: Parcel) -> bool:
+    """Whether it was written to a connection at least once: the broker may have it."""
+    return parcel.note is not None
+
+
+def closed(parcel: Parcel) -> MessagingError:
     """The error of a record that the end of the broker cut short."""
-    if pending.sent:
-        return _unknown(pending)
+    if was_sent(parcel):
+        return _unknown(parcel)
     return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")
