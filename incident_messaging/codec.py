@@ -42,6 +42,9 @@ MESSAGE_ID: Final = "x-message-id"
 CORRELATION_ID: Final = "x-correlation-id"
 CONTENT_TYPE: Final = "content-type"
 
+#: A timestamp that no message has.
+_UNKNOWN: Final = -1
+
 #: Names of headers that are ours, in lower case; the second are beginnings.
 _OURS = frozenset({MESSAGE_ID, CORRELATION_ID, CONTENT_TYPE, "x-key", "traceparent"})
 _OUR_PREFIXES = ("x-dlq-", "x-redrive-", "nats-")
@@ -293,7 +296,15 @@ def _record_headers(message_id: str, correlation_id: str | None, headers: Mappin
 
 
 def _metadata(fields: Mapping[str, Any], received: Received) -> MessageMetadata:
-    return read_metadata(fields, received.fallback_id, received.timestamp, received.headers.get(CORRELATION_ID))
+    metadata = read_metadata(fields, "", _UNKNOWN)
+    # The broker is asked only for what the writer has not said.
+    if not metadata.message_id:
+        metadata.message_id = received.fallback_id
+    if metadata.timestamp == _UNKNOWN:
+        metadata.timestamp = int(received.timestamp)
+    if metadata.correlation_id is None:
+        metadata.correlation_id = received.header(CORRELATION_ID)
+    return metadata
 
 
 def _payload_type(message_type: Any) -> Any:

@@ -18,7 +18,6 @@ import attrs
 from incident_messaging.forms import parse_rfc3339, rfc3339, shown
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 #: Of the format of envelopes.
 VERSION: Final = "1.0"
@@ -177,28 +176,26 @@ def read_metadata(
         correlation_id: Text, or ``None``.
     """
     get = fields.get
-    headers = get("headers")
+    given_id, correlation, time = get("message_id"), get("correlation_id"), get("timestamp")
+    source, version, headers = get("source"), get("version"), get("headers")
     return MessageMetadata(
-        _text_or(get("message_id"), "") or message_id,
-        _text_or(get("correlation_id"), correlation_id),
-        _timestamp_or(get("timestamp"), timestamp),
-        _text_or(get("source"), ""),
-        _text_or(get("version"), VERSION),
+        given_id if given_id and type(given_id) is str else message_id,
+        correlation if type(correlation) is str else correlation_id,
+        time if type(time) is int and 0 <= time <= _LAST_SECOND else _timestamp_or(time, timestamp),
+        source if type(source) is str else "",
+        version if type(version) is str else VERSION,
         _text_items(headers) if headers and type(headers) is dict else {},
     )
 
 
-def _text_or(value: Any, otherwise: U) -> str | U:
-    return value if type(value) is str else otherwise
-
-
 def _timestamp_or(value: Any, otherwise: float) -> int:
+    """Whole seconds from RFC 3339, or from a number that is not whole."""
     if type(value) is str:
         try:
             return int(parse_rfc3339(value).timestamp())
         except (ValueError, OverflowError):
             return int(otherwise)
-    is_usable = (type(value) is int or type(value) is float) and 0 <= value <= _LAST_SECOND
+    is_usable = type(value) is float and 0 <= value <= _LAST_SECOND
     return int(value if is_usable else otherwise)
 
 

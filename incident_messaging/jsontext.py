@@ -37,8 +37,9 @@ MAX_INT: Final = 2**64 - 1
 #: Escapes from left to right: a surrogate pair, a lone surrogate (the group), any other.
 _ESCAPES = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)
 
-#: An integer beyond 64 bits has at least 19 digits in a row.
-_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+#: What two things are seen by: an integer beyond 64 bits has at least 19 digits in a row (all zeros here), and
+#: what is nested has that many brackets (all square here).
+_LOOKS = bytes(ord("0") if byte in b"0123456789" else ord("[") if byte in b"[{" else byte for byte in range(256))
 _MANY_DIGITS = b"0" * 19
 
 
@@ -147,7 +148,7 @@ class JsonText:
     Attributes:
         name: ``json`` or ``orjson``.
         encode: Writes a value that `plain` has checked.
-        decode: Reads bytes, refusing all that this module refuses except depth.
+        decode: Reads bytes, refusing all that this module refuses.
     """
 
     name: str
@@ -172,13 +173,9 @@ class JsonText:
             SerializationError: It is not JSON, or holds what this module refuses; ``data`` has the bytes.
         """
         try:
-            value = self.decode(data)
-            # Counting bytes is nearly free, and nearly no message needs more than that.
-            if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-                _check_depth(value)
+            return self.decode(data)
         except (ValueError, RecursionError) as error:
             raise SerializationError(f"not readable as JSON: {error}", code="decode", data=data) from error
-        return value
 
 
 def encode_error(error: Exception) -> SerializationError:
@@ -187,12 +184,12 @@ def encode_error(error: Exception) -> SerializationError:
     return SerializationError(f"not writable as JSON: {reason}", code="encode")
 
 
-def _check_depth(value: Any) -> None:
+def _not_too_deep(value: Any) -> Any:
     level = _containers([value])
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _containers(outer)]
         if not level:
-            return
+            return value
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
@@ -209,7 +206,9 @@ def _stdlib_decode(data: bytes) -> Any:
     text = data.decode()
     if "\\u" in text and any(match[1] for match in _ESCAPES.finditer(text)):
         raise ValueError("a lone surrogate")
-    return _DECODER.decode(text)
+    value = _DECODER.decode(text)
+    # Counting is nearly free, and nearly no message needs more than that.
+    return _not_too_deep(value) if text.count("[") + text.count("{") > MAX_DEPTH else value
 
 
 def _read_int(text: str) -> int:
@@ -240,11 +239,15 @@ def _orjson() -> JsonText | None:
     except ImportError:
         return None
 
+    loads = orjson.loads
+
     def decode(data: bytes) -> Any:
+        looks = data.translate(_LOOKS)
         # orjson would silently read a larger integer as a float.
-        if _MANY_DIGITS in data.translate(_DIGITS):
+        if _MANY_DIGITS in looks:
             return _stdlib_decode(data)
-        return orjson.loads(data)
+        value = loads(data)
+        return _not_too_deep(value) if looks.count(b"[") > MAX_DEPTH else value
 
     return JsonText("orjson", orjson.dumps, decode)
 

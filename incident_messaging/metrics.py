@@ -128,9 +128,11 @@ class Meter:
         """A publish ended in an error on one broker."""
         self._inc(MESSAGING_METRICS.publish_failures, topic, backend, type(error).__name__)
 
-    def consumed(self, topic: str, backend: str) -> None:
-        """A message reached a handler for the first time."""
-        self._inc(MESSAGING_METRICS.messages_consumed, topic, backend)
+    def consumed(self, topic: str, backend: str, count: int) -> None:
+        """So many messages reached a handler for the first time."""
+        if self._enabled:
+            with LOCK:
+                self._child(MESSAGING_METRICS.messages_consumed, topic, backend).inc(count)
 
     def consume_failed(self, topic: str, backend: str, error: str) -> None:
         """An attempt failed with an error of this class."""
@@ -152,11 +154,11 @@ class Meter:
         """A message was settled without a handler."""
         self._inc(MESSAGING_METRICS.skipped, topic, backend, reason)
 
-    def handled(self, topic: str, backend: str, seconds: float) -> None:
-        """A callback ended."""
+    def handled(self, topic: str, backend: str, seconds: Sequence[float]) -> None:
+        """Callbacks ended, after so many seconds."""
         if self._enabled:
             with LOCK:
-                self._child(MESSAGING_METRICS.handler_time, topic, backend).observe(seconds)
+                _observe(self._child(MESSAGING_METRICS.handler_time, topic, backend), seconds)
 
     def stalled(self, topic: str, backend: str, change: int) -> None:
         """A subscription came to (+1) or left (-1) the state of taking no more."""

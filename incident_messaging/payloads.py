@@ -14,7 +14,7 @@ import dataclasses
 import enum
 import operator
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import UnionType
 from typing import Any, Final, Union, get_args, get_origin, is_typeddict
@@ -60,13 +60,32 @@ def _write_unknown(event: UnknownIncidentEvent) -> dict[str, Any]:
 
 def _variant_reader(variant: type[IncidentEvent]) -> Read:
     build: Callable[..., IncidentEvent] = variant
-    values: Callable[[Any], tuple[Any, ...]] = operator.itemgetter(*(field.name for field in attrs.fields(variant)))
+    names = [field.name for field in attrs.fields(variant)]
+    values: Callable[[Any], tuple[Any, ...]] = operator.itemgetter(*names)
+    read_built = _text_reader(variant, names) if all(field.type == "str" for field in attrs.fields(variant)) else None
 
     def read(payload: dict[str, Any]) -> IncidentEvent:
         try:
-            return build(*values(payload))
+            return (read_built and read_built(payload)) or build(*values(payload))
         except KeyError as error:
             raise ValueError(f"{_TAGS[variant]} without {error}") from None
+
+    return read
+
+
+def _text_reader(variant: type[IncidentEvent], names: Sequence[str]) -> Callable[[dict[str, Any]], Any]:
+    """Reads an event of nothing but text without asking what JSON has answered; ``None`` for any other."""
+    new = object.__new__
+
+    def read(payload: dict[str, Any]) -> Any:
+        event = new(variant)
+        fields = event.__dict__
+        for name in names:
+            value = payload[name]
+            if type(value) is not str:
+                return None
+            fields[name] = value
+        return event if event.incident_id else None
 
     return read
 

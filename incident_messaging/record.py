@@ -7,7 +7,6 @@ codec turns one into the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 
@@ -84,6 +83,9 @@ class Record:
 class Received:
     """A message as a broker handed it over.
 
+    A broker's own kind (a subclass) may leave what few messages are asked for to be read when it is
+    asked for: headers and raw_headers, position, timestamp and fallback_id.
+
     Attributes:
         topic: The full name on the broker, prefix included.
         body: The bytes; ``None`` is a Kafka tombstone.
@@ -93,7 +95,6 @@ class Received:
         position: Where the broker keeps it.
         timestamp: When the broker stored it, in Unix seconds.
         fallback_id: The id of a message that brings no envelope, the same at every redelivery.
-        token: The consumer's own handle for settling; nobody else looks inside.
         suspect: Whether a process may have died of it: one that had it did not give it back.
         starts: How many starts of a handler on it are known from processes that died.
     """
@@ -106,9 +107,12 @@ class Received:
     position: Position
     timestamp: float
     fallback_id: str
-    token: Any = None
     suspect: bool = False
     starts: int = 0
+
+    def header(self, name: str) -> str | None:
+        """One header; a broker's own kind knows without reading them that there is none."""
+        return self.headers.get(name)
 
     @property
     def size(self) -> int:

@@ -19,6 +19,11 @@ class Breaker:
         self._given_up = 0
         self.broken = False
 
+    @property
+    def watches(self) -> bool:
+        """Whether it ever breaks."""
+        return self._share is not None
+
     def handled(self, count: int) -> None:
         """So many messages were handled."""
         if self._share is not None:

@@ -65,7 +65,7 @@ class Delivery(Generic[T]):
     def __init__(self, source: Source, entry: Entry, envelope: MessageEnvelope[T]) -> None:
         self._source = source
         self._entry = entry
-        self._attempt = entry.attempt
+        self._attempt = entry.attempt + 1
         self._headers: Mapping[str, str] | None = None
         self.envelope = envelope
 
@@ -159,6 +159,10 @@ class Delivery(Generic[T]):
     def current(self) -> Entry | None:
         """The entry, if this hand-out of it is still the last one."""
         return self._entry if self._entry.attempt == self._attempt else None
+
+    def undo(self) -> None:
+        """It was not handed out after all, and counts as no attempt."""
+        self._entry.attempt = self._attempt - 1
 
     def __repr__(self) -> str:
         return f"<Delivery {self.topic} {self.metadata.message_id} at {self.position}, attempt {self.attempt}>"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from incident_messaging.consuming.bell import Bell
 from incident_messaging.consuming.breaker import Breaker
 from incident_messaging.consuming.delivery import Reject, Retry
 from incident_messaging.consuming.graves import Grave, dead_letter, shed
@@ -33,7 +33,7 @@ class Failures:
         self,
         plan: Plan,
         schedule: Schedule,
-        changed: threading.Condition,
+        changed: Bell,
         *,
         acknowledge: Callable[[Entry], None],
         end: Callable[[MessagingError], None],
@@ -82,9 +82,10 @@ class Failures:
         used_up = 0 < entry.received.starts == entry.attempt >= self._plan.retry.max_attempts
         return used_up and self._buries and not self._is_dead_letter(entry)
 
-    def handled(self, entries: Sequence[Entry]) -> None:
-        """Entries were acknowledged; those that no handler saw say nothing. Under the lock."""
-        self._breaker.handled(sum(entry.attempt > 0 for entry in entries))
+    def handled(self, count: int) -> None:
+        """So many entries that a handler saw were acknowledged. Under the lock."""
+        if self._breaker.watches:
+            self._breaker.handled(count)
 
     def _bad_deploy(self, error: BaseException) -> ConsumeFailed:
         failed = ConsumeFailed(
@@ -176,6 +177,8 @@ class Failures:
 
     def wake(self) -> None:
         """Somebody may go on, now that a key is free or nothing is left. Under the lock."""
+        if not self._changed.awaited:
+            return
         if not len(self._schedule):
             self._changed.notify_all()
         elif self._schedule.runnable or self._schedule.waiting:

@@ -28,10 +28,7 @@ class Hands(Generic[T]):
         Raises:
             MessagingError: As `Intake.hand_out`.
         """
-        self._intake.check_usable()
-        hand = self._hand()
-        self._intake.move_on(hand)
-        return self._intake.hand_out(hand, most, deadline)
+        return self._intake.hand_out(self._hand(), most, deadline)
 
     def deliveries(self, timeout: float | None, limit: int | None) -> Iterator[Delivery[T]]:
         """Messages until none came for ``timeout`` seconds, or ``limit`` were handed out.
@@ -40,11 +37,13 @@ class Hands(Generic[T]):
         other way acknowledges nothing more and gives the last one back.
         """
         self._intake.check_open()
-        handed = 0
+        handed, deadline = 0, Deadline.after(timeout)
         try:
             while limit is None or handed < limit:
                 try:
-                    batch = self.take(1, Deadline.after(timeout))
+                    if timeout is not None:
+                        deadline = deadline.renewed(timeout)
+                    batch = self._intake.hand_out(self._hand(), 1, deadline)
                 except BackendUnavailable as error:
                     if error.code == "closed":
                         break  # by another thread, meanwhile

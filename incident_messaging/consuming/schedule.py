@@ -108,6 +108,7 @@ class Schedule:
         self._ready: deque[Entry] = deque()
         self._delayed: list[tuple[float, int, Entry]] = []
         self._lanes: dict[str, _Lane] = {}
+        self._spare: list[_Lane] = []  # most keys are held for one message: a lane for each would be much to make
         self._all: dict[int, Entry] = {}
         self._count = 0
 
@@ -151,14 +152,15 @@ class Schedule:
         A suspect is handed out by itself.
         """
         taken: list[Entry] = []
-        while len(taken) < most and self._delayed and self._delayed[0][0] <= now:
-            if not _joins(self._delayed[0][2], taken):
+        while self._delayed and self._delayed[0][0] <= now and len(taken) < most:
+            if taken and not _joins(self._delayed[0][2], taken):
                 break
             entry = heapq.heappop(self._delayed)[2]
             if self._end_delay(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
-        while len(taken) < most and self._ready and _joins(self._ready[0], taken):
-            entry = self._ready.popleft()
+        ready = self._ready
+        while ready and len(taken) < most and (not taken or _joins(ready[0], taken)):
+            entry = ready.popleft()
             if entry.key is None or self._may_go(entry, hand, more=len(taken) + 1 < most):
                 taken.append(entry)
         for entry in taken:
@@ -181,8 +183,7 @@ class Schedule:
     def let_go(self, entry: Entry) -> None:
         """The hand has moved on: the key is free for others, the entry may still be unsettled."""
         hand, entry.hand = entry.hand, None
-        lane = self._lanes.get(entry.key) if entry.key is not None else None
-        if hand is None or lane is None:
+        if hand is None or entry.key is None or (lane := self._lanes.get(entry.key)) is None:
             return
         lane.in_hand -= 1
         if not lane.in_hand:
@@ -217,8 +218,10 @@ class Schedule:
         assert entry.key is not None
         lane = self._lanes.get(entry.key)
         if lane is None:
-            lane = self._lanes[entry.key] = _Lane()
-        elif not lane.lets(entry, hand):
+            lane = self._lanes[entry.key] = self._spare.pop() if self._spare else _Lane()
+            lane.hand, lane.in_hand = hand, 1
+            return True
+        if not lane.lets(entry, hand):
             if entry is lane.next:
                 lane.next = None
                 lane.aside.appendleft(entry)
@@ -266,12 +269,13 @@ class Schedule:
         lane.hand = hand
         lane.in_hand += 1
 
-    def _wake(self, key: str | None, lane: _Lane) -> None:
+    def _wake(self, key: str, lane: _Lane) -> None:
         if lane.hand is not None:
             return
-        self._bring_back(lane)
-        if lane.next is None and not lane.aside and not lane.waiting and key is not None:
-            self._lanes.pop(key, None)
+        if lane.aside:
+            self._bring_back(lane)
+        if lane.next is None and not lane.aside and not lane.waiting and self._lanes.pop(key, None) is lane:
+            self._spare.append(lane)
 
     def _bring_back(self, lane: _Lane) -> None:
         """The first that stepped aside stands in front again; the rest stay, or it would be O(n) each."""
@@ -282,4 +286,4 @@ class Schedule:
 
 def _joins(entry: Entry, taken: list[Entry]) -> bool:
     """Whether an entry may be handed out with those: a suspect is handed out by itself."""
-    return not taken or not (entry.received.suspect or taken[0].received.suspect)
+    return not (entry.received.suspect or taken[0].received.suspect)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incident_messaging.backends.kafka.notes import CLEAN, Note, read
-from incident_messaging.backends.kafka.offsets import Ledger, Partition, Place, Token
+from incident_messaging.backends.kafka.offsets import Ledger, Partition, Place
 
 PLACE = ("t", 0)
+
+
+class Token(NamedTuple):
+    """A message, as far as a ledger knows it."""
+
+    partition: Partition
+    offset: int
+    size: int
+
 
 offsets = st.lists(st.integers(0, 10_000), unique=True, min_size=1, max_size=60).map(sorted)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incident_messaging.backends.nats import wire
-from incident_messaging.backends.nats.consume import Credit, is_part
+from incident_messaging.backends.nats.consume import is_part
+from incident_messaging.backends.nats.credit import Credit
 from incident_messaging.record import Record
 from incident_messaging.topics import regex
 
@@ -20,7 +22,7 @@ NAME = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,20}", fullmatch=True).filter(
 
 
 def back(record: Record) -> tuple[dict[str, str], str | None, str]:
-    message = wire.received("t.x", wire.encode_headers(record), record.body, None, 1.0)
+    message = wire.Message("t.x", wire.encode_headers(record), record.body)
     return dict(message.headers), message.key, message.fallback_id
 
 
@@ -58,6 +60,34 @@ def test_a_header_cannot_break_the_block() -> None:
     assert len(wire.split_headers(wire.encode_headers(record))) == 3
 
 
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        (b"x-key: a", "a"),
+        (b"a: b\r\nx-key:   a  \r\nc: d", "a"),
+        (b"x-key: a\r\nx-key: b", "b"),
+        (b"x-key: a\r\nx-key:b", "b"),
+        (b"x-key: a\r\n x-key : b", "b"),
+        (b"x-key:a\r\nx-key: b", "b"),
+        (b"x-key: a\r\nnot-the-x-key: b", "a"),
+        (b"x-key: x-key: b", "x-key: b"),
+        (b"x-key: %C3%A4", "\u00e4"),
+        (b"X-Key: a", None),
+        (b"about: x-key", None),
+        (b"x-key: ", ""),
+    ],
+)
+def test_a_key_is_what_its_last_header_says(lines: bytes, key: str | None) -> None:
+    message = wire.Message("t.x", b"NATS/1.0\r\n%s\r\n\r\n" % lines, b"")
+    assert (message.key, message.headers.get("x-key")) == (key, key)
+
+
+def test_one_header_is_found_as_among_all() -> None:
+    message = wire.Message("t.x", b"NATS/1.0\r\na: 1\r\na: 2\r\nb: a\r\nNats-Msg-Id: c\r\n\r\n", b"")
+    assert [message.header(name) for name in ("a", "b", "c", "Nats-Msg-Id")] == ["2", "a", None, None]
+    assert wire.Message("t.x", None, b"").header("a") is None
+
+
 def test_a_foreign_writers_per_cent_sign_is_left_alone() -> None:
     assert wire.decode(b"100% sure") == "100% sure"
 
@@ -76,12 +106,12 @@ def test_commands() -> None:
     ],
 )
 def test_what_a_reply_subject_says(reply: str) -> None:
-    assert wire.metadata(reply) == wire.Metadata("S", 41, 1700000000.5, 9, 7, 3)
+    assert wire.told_by(reply) == (3, 41, 7, 1700000000500000000, 9)
 
 
 def test_another_reply_subject_is_refused() -> None:
     with pytest.raises(ValueError, match="not a JetStream"):
-        wire.metadata("_INBOX.x")
+        wire.told_by("_INBOX.x")
 
 
 @pytest.mark.parametrize(
@@ -156,15 +186,29 @@ def test_parts(inner: str, outer: str, expected: bool) -> None:
     assert is_part(inner, outer) is expected
 
 
+def arrivals(*sizes: int) -> deque[wire.Message]:
+    return deque(wire.Message("t", None, b"x" * size) for size in sizes)
+
+
 def test_credit_lets_one_through_however_large() -> None:
     credit = Credit(3, 100)
-    assert credit.has_room(1000)
-    credit.take(1000)
+    large = arrivals(1000, 1)
+    (taken,) = credit.take(large)
+    assert (taken.size, len(large)) == (1000, 1)
+    assert credit.take(large) == []
+    credit.give_back([taken])
+    assert (credit.used, credit.used_bytes) == (0, 0)
+
+
+def test_credit_bounds_bytes_and_number_in_order() -> None:
+    credit = Credit(3, 100)
+    assert [one.size for one in credit.take(arrivals(50, 51, 1))] == [50]
+    assert [one.size for one in credit.take(arrivals(10, 10, 10))] == [10, 10]
     assert not credit.has_room(1)
-    credit.give_back(1000)
-    credit.take(50)
-    assert credit.has_room(50)
-    assert not credit.has_room(51)
-    credit.take(10)
-    credit.take(10)
-    assert not credit.has_room(1)
+
+
+def test_credit_does_not_pass_over_what_may_be_a_suspect() -> None:
+    waiting = arrivals(1, 1, 1)
+    waiting[1].known = False
+    assert len(Credit(3, 100).take(waiting)) == 1
+    assert len(waiting) == 2

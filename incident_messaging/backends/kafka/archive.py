@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from incident_messaging.backends.base import Archive
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.link import DebugLog, log
-from incident_messaging.backends.kafka.records import raw_headers, received
+from incident_messaging.backends.kafka.records import Arrival, raw_headers
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, Timeout
@@ -53,7 +53,7 @@ class TopicArchive(Archive):
         for partition, (low, high) in ends.items():
             for message in self._records(partition, low, high):
                 if message.offset() not in self._removed[partition] and message.value() is not None:
-                    yield received(message, None)
+                    yield Arrival(message, message.topic() or "", message.offset() or 0)
 
     def remove(self, messages: Sequence[Received]) -> None:
         """See `Archive.remove`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -14,6 +14,7 @@ from incident_messaging.backends.kafka import errors, places, settings
 from incident_messaging.backends.kafka.link import log
 from incident_messaging.backends.kafka.offsets import Partition, Place
 from incident_messaging.backends.kafka.polling import ANSWER, PollingConsumer, Stopped
+from incident_messaging.backends.kafka.records import Arrival
 from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
@@ -82,12 +83,15 @@ class GroupConsumer(PollingConsumer):
         if deadline is None:
             return
         with self._changed:
-            awaited = [message.token for message in batch if message.token.offset < message.token.partition.committable]
-            self._until(lambda: all(self._is_confirmed(token.partition, token.offset) for token in awaited), deadline)
+            self._credit.settle()
+            arrivals = cast(Sequence[Arrival], batch)
+            awaited = [message for message in arrivals if message.offset < message.partition.committable]
+            self._until(lambda: all(self._is_confirmed(each.partition, each.offset) for each in awaited), deadline)
 
     def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
         """See `MessageConsumer.mark`."""
-        partition, offset = message.token.partition, message.token.offset
+        arrival = cast(Arrival, message)
+        partition, offset = arrival.partition, arrival.offset
         with self._changed:
             mark = partition.mark(offset, starts)
             self._until(lambda: partition.gone or partition.is_marked(mark), deadline)
@@ -160,11 +164,18 @@ class GroupConsumer(PollingConsumer):
             if self._confirming:
                 self._confirms_until = now() + _CONFIRMS
             due = self._take_due(hurry=self._confirming > 0 or self._ledger.urgent)
-            awaited = self._held or self._confirming > 0 or not self._ledger.stored
+            awaited = self._credit.held or self._confirming > 0 or not self._ledger.stored
             quick = awaited or (self._ledger.count > 0 and now() < self._confirms_until)
         if due:
             self._commit(client, due)
         return quick
+
+    def _leave_behind(self, client: Consumer) -> None:
+        """Give up the partitions, as after a loss: what was not committed comes again."""
+        self._take_away(client, [TopicPartition(*partition.place) for partition in self._ledger.partitions()])
+        while self._open_commits:  # a client must not be closed with a commit unanswered
+            client.poll(ANSWER)
+        self._subscribed = frozenset()
 
     def _before_close(self, client: Consumer) -> None:
         """Commit what was settled. A client must not be closed with a commit unanswered: it may hang for good."""
@@ -203,6 +214,7 @@ class GroupConsumer(PollingConsumer):
     def _take_due(self, *, hurry: bool) -> list[Partition]:
         """What is to be committed now, noted as sent. One commit at a time. `_changed` is held."""
         time = now()
+        self._credit.settle()
         if self._open_commits or time < self._retry_at:
             return []
         if not hurry and self._ledger.settled < _SETTLED and time < self._next_commit:
@@ -275,6 +287,7 @@ class GroupConsumer(PollingConsumer):
         places = [(partition.topic, partition.partition) for partition in partitions]
         self._resume(client, places)
         with self._changed:
+            self._credit.settle()
             taken = [self._ledger.revoke(place) for place in places]
             for partition in filter(None, taken):
                 partition.leave()
@@ -299,7 +312,11 @@ class BroadcastConsumer(PollingConsumer):
 
     def _begin(self, client: Consumer, topics: dict[str, int]) -> None:
         places.check(self._spec.start, [(topic, number) for topic, count in topics.items() for number in range(count)])
-        self.persist("the topics' offsets", lambda: self._add(client, topics, self._spec.start))
+        known = [TopicPartition(*partition.place, partition.position) for partition in self._ledger.partitions()]
+        if known:  # another client had them: go on where it was
+            client.incremental_assign(known)
+        start: Start = "earliest" if known else self._spec.start
+        self.persist("the topics' offsets", lambda: self._add(client, topics, start))
 
     def _follow(self, client: Consumer, topics: dict[str, int]) -> None:
         for topic in {partition.place[0] for partition in self._ledger.partitions()} - topics.keys():
@@ -339,6 +356,9 @@ class BroadcastConsumer(PollingConsumer):
 
     def _work(self, client: Consumer) -> bool:
         return False
+
+    def _leave_behind(self, client: Consumer) -> None:
+        """Keep the partitions, whose places only we know."""
 
     def _before_close(self, client: Consumer) -> None:
         pass

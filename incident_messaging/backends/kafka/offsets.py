@@ -3,7 +3,7 @@
 A commit says "everything before this is done", so it may never jump over a message that is still
 being handled (docs/design). It also says up to where its owner may deliver, before it does: who comes
 after one that died knows by that which messages it may have died of (`notes`). A partition that is taken
-away is marked ``gone``; what was delivered from it carries it in its token, and settling that later
+away is marked ``gone``; what was delivered from it carries it along, and settling that later
 commits nothing.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Protocol
 
 from incident_messaging.backends.kafka.notes import CLEAN, Note
 
@@ -151,12 +151,20 @@ class Partition:
         self._marks_sent = self._marks_confirmed
 
 
-class Token(NamedTuple):
+class Delivered(Protocol):
     """What a delivered message is settled by."""
 
-    partition: Partition
-    offset: int
-    size: int
+    @property
+    def partition(self) -> Partition:
+        """Its partition, as it was assigned then."""
+
+    @property
+    def offset(self) -> int:
+        """Its place there."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes, as the credit counts them."""
 
 
 class Ledger:
@@ -199,21 +207,22 @@ class Ledger:
         """All partitions that are ours."""
         return self._partitions.values()
 
-    def deliver(self, token: Token) -> None:
+    def deliver(self, message: Delivered) -> None:
         """Note a message as delivered."""
-        token.partition.deliver(token.offset)
-        token.partition.size += token.size
+        partition, size = message.partition, message.size
+        partition.deliver(message.offset)
+        partition.size += size
         self.count += 1
-        self.size += token.size
+        self.size += size
 
-    def settle(self, token: Token) -> bool:
+    def settle(self, message: Delivered) -> bool:
         """Note a message as settled; false if it was already, or its partition is gone."""
-        partition = token.partition
-        if partition.gone or not partition.settle(token.offset):
+        partition, size = message.partition, message.size
+        if partition.gone or not partition.settle(message.offset):
             return False
-        partition.size -= token.size
+        partition.size -= size
         self.count -= 1
-        self.size -= token.size
+        self.size -= size
         self.settled += 1
         return True
 

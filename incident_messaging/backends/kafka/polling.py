@@ -3,30 +3,27 @@
 librdkafka serves everything in polls: messages, rebalances, the outcome of commits, errors. All of
 its consumer's methods exclude one another, so a call from a second thread waits for the poll of the
 first (docs/design); other threads therefore only mark what they want, under `_changed`.
-
-Credit: at most ``prefetch`` messages are delivered and unsettled. What polls bring beyond it waits in
-a short overflow, and when that is full too the partitions are paused. Pausing late is on purpose: it
-throws away what librdkafka has fetched already, and fetching again takes it half a second.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from incident_messaging import topics as names
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
 from incident_messaging.backends.kafka import errors, places
+from incident_messaging.backends.kafka.credentials import Credentials
+from incident_messaging.backends.kafka.credit import Credit
 from incident_messaging.backends.kafka.link import TopicLog, log
-from incident_messaging.backends.kafka.offsets import Ledger, Place, Token
-from incident_messaging.backends.kafka.records import received
+from incident_messaging.backends.kafka.offsets import Ledger, Partition, Place
+from incident_messaging.backends.kafka.records import Arrival
 from incident_messaging.backends.kafka.topics import Topics
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline, now
@@ -38,21 +35,22 @@ _T = TypeVar("_T")
 #: The longest poll, and the poll while somebody waits for what only a poll can bring.
 _SLICE = 0.1
 _QUICK = 0.005
+#: How long a little room is kept back, so that each acknowledgement does not fetch the next message.
+_SAVING = 0.02
 #: How long a close may overrun its deadline.
 GRACE = 0.2
 #: The longest wait for one answer of the broker outside polls.
 ANSWER = 1.0
 #: How long to leave the broker alone after it did not answer.
 _BACK_OFF = 2.0
-#: Messages that one turn takes at most, and that wait beyond the credit before partitions are paused.
+#: Messages that one turn takes at most.
 _TURN = 1000
-_OVERFLOW = 32
 #: What an assignment that was lost for good looks like.
 _LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION})
 
 
 class Stopped(Exception):
-    """The consumer is being closed while its thread waits for the broker."""
+    """The consumer is being closed, or its client replaced, while its thread waits for the broker."""
 
 
 class PollingConsumer(MessageConsumer):
@@ -77,6 +75,7 @@ class PollingConsumer(MessageConsumer):
         self._sink = sink
         self._changed = threading.Condition()  # guards the ledger and what `open`, `ack` and `close` see
         self._ledger = Ledger()
+        self._credit = Credit(self._ledger, spec)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._finished = threading.Event()
@@ -86,14 +85,13 @@ class PollingConsumer(MessageConsumer):
         self._waiting_for = "the broker"
         self._last_trouble = ""
         self._abandoned = False
-        self._wanted = 1  # bytes of the next message that waits for room
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
+        self._next: Consumer | None = None  # made of changed certificates, to take over
+        self._credentials = Credentials(config.kafka)
+        self._shaken = False  # the client has met trouble, which may be that it is not let in any more
         self._log = TopicLog()
-        self._overflow: deque[Received] = deque()
-        self._overflow_size = 0
-        self._held = False  # what came waits for a commit that allows to deliver it
         self._paused: set[Place] = set()
         self._broken: MessagingError | None = None  # found in a callback, which cannot raise
         self._reassigned: set[Place] = set()
@@ -119,11 +117,8 @@ class PollingConsumer(MessageConsumer):
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
         """See `MessageConsumer.ack`."""
-        with self._changed:
-            starving = self._room() == 0
-            for message in batch:
-                self._ledger.settle(message.token)
-            if starving:
+        if self._credit.acknowledge(cast(Sequence[Arrival], batch)):
+            with self._changed:
                 self._changed.notify_all()
 
     def extend(self, batch: Sequence[Received]) -> None:
@@ -189,6 +184,10 @@ class PollingConsumer(MessageConsumer):
         """What is to be done between two polls; true if the next one should be quick."""
 
     @abstractmethod
+    def _leave_behind(self, client: Consumer) -> None:
+        """Let go of a client that is not let in any more; another one goes on, and will `_begin`."""
+
+    @abstractmethod
     def _before_close(self, client: Consumer) -> None:
         """Hand over what was acknowledged."""
 
@@ -196,12 +195,9 @@ class PollingConsumer(MessageConsumer):
 
     def _run(self) -> None:
         try:
-            client = self._client = self._make_client()
-            self._prepare(client)
+            self._client = self._make_client()
             while not self._stopping.is_set():
-                self._turn(client)
-        except Stopped:
-            pass
+                self._serve(self._client)
         except MessagingError as exc:
             self._fail(exc)
         except KafkaException as exc:
@@ -212,12 +208,37 @@ class PollingConsumer(MessageConsumer):
         finally:
             self._leave()
 
+    def _serve(self, client: Consumer) -> None:
+        """Work with a client until the end, or until another one has taken over."""
+        with suppress(Stopped):
+            self._prepare(client)
+            while not self._stopping.is_set() and not self._is_outdated():
+                self._turn(client)
+        if self._next is not None:
+            self._leave_behind(client)
+            client.close()
+            self._client, self._next, self._shaken = self._next, None, False
+            self._paused.clear()
+            log.info("Kafka certificates have changed: %s has read them anew", self._spec.name)
+
+    def _is_outdated(self) -> bool:
+        """Whether another client is to take over, since this one has met trouble and certificates have changed."""
+        client = self._client
+        if client is not None and self._credentials.outdated(client) and self._shaken and self._next is None:
+            try:
+                self._next = self._make_client()
+            except MessagingError as exc:  # half of the files may be new
+                self._credentials.tell(str(exc))
+        return self._next is not None
+
     def _make_client(self) -> Consumer:
         kafka = self._config.kafka
         errors.check_token(kafka.bootstrap_servers, kafka.sasl_oauth_token)
-        properties = self._settings() | {"error_cb": self._trouble}
-        try:
-            return Consumer(properties, logger=self._log)
+        try:  # no name for the properties: a traceback may show a frame's names, and they hold secrets
+            with self._credentials.used():
+                return Consumer(self._settings() | {"error_cb": self._trouble}, logger=self._log)
+        except MessagingError:
+            raise
         except (KafkaException, ValueError, TypeError) as exc:
             raise errors.not_created(kafka.bootstrap_servers, exc) from exc
 
@@ -240,7 +261,8 @@ class PollingConsumer(MessageConsumer):
             raise self._broken
         while self._log.remade:
             self._made_anew(client, self._log.remade.pop())
-        batch = self._take()
+        with self._changed:
+            batch = self._credit.take()
         if batch and not self._stopping.is_set():
             self._sink.deliver(batch)
         self._pause_or_resume(client)
@@ -250,11 +272,14 @@ class PollingConsumer(MessageConsumer):
     def _poll(self, client: Consumer, *, quick: bool) -> None:
         """Poll for as much as may be delivered; without room, wait for it first."""
         with self._changed:
-            if self._room() == 0 and not quick:
-                self._changed.wait_for(lambda: self._room() or self._confirming or self._stopping.is_set(), _SLICE)
-            room = self._room()
-        timeout = 0.0 if not room or (self._overflow and not self._held) else _SLICE
-        self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - len(self._overflow))
+            room = self._credit.room()
+            if not room and not quick:
+                self._await_room(1, _SLICE)
+                self._await_room(max(1, self._spec.prefetch // 4), _SAVING)
+                room = self._credit.room()
+        waiting = self._credit.waiting
+        timeout = 0.0 if not room or (waiting and not self._credit.held) else _SLICE
+        self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - waiting)
 
     def _see_whether_ready(self) -> None:
         if self._is_ready():
@@ -262,80 +287,62 @@ class PollingConsumer(MessageConsumer):
                 self._ready = True
                 self._changed.notify_all()
 
-    def _room(self) -> int:
-        """How many messages may be delivered now, going by their number; none if the next is too large for now."""
-        ledger, spec = self._ledger, self._spec
-        if ledger.count and ledger.size + self._wanted > spec.prefetch_bytes:
-            return 0
-        return max(0, spec.prefetch - ledger.count)
+    def _await_room(self, messages: int, most: float) -> None:
+        """Wait for so much room, or until nothing is out any more. `_changed` is held."""
+        missing = messages - self._credit.room()
+        if missing > 0:
+            self._credit.hungry = min(missing, self._ledger.count)
+            self._changed.wait_for(
+                lambda: self._credit.room() >= messages or self._confirming or self._stopping.is_set(), most
+            )
+            self._credit.hungry = 0
 
     def _fetch(self, client: Consumer, timeout: float, most: int) -> None:
-        """Poll, which also serves the callbacks, and put what came into the overflow."""
-        first = client.poll(timeout)
-        if first is None:
+        """Poll, which also serves the callbacks, and take in what came."""
+        messages = self._polled(client, timeout, most)
+        if not messages:
             return
-        self._reassigned.clear()
-        messages = [first]
-        if most > 1:
-            messages += client.consume(min(most, _TURN) - 1, 0)
+        last: Place | None = None
+        partition: Partition | None = None
         for message in messages:
             error = message.error()
             if error is not None:
                 self._met_error(client, message, error)
-            elif (place := _place(message)) not in self._reassigned:
-                self._accept(message, place)
+                continue
+            place = _place(message)
+            if place != last:  # one follows the other of the same partition
+                last = place
+                partition = None if place in self._reassigned else self._ledger.get(place)
+            if partition is not None:
+                self._credit.accept(message, partition)
         for place in self._reassigned:
             # Taken and given again between two messages of one batch: which of them are from before cannot be told.
             if (partition := self._ledger.get(place)) is not None:
                 client.seek(TopicPartition(*place, partition.position))
 
-    def _accept(self, message: Message[Any, Any], place: Place) -> None:
-        partition = self._ledger.get(place)
-        offset = message.offset()
-        if partition is None or offset is None or offset < partition.position:
-            return
-        record = received(message, None)
-        record.token = Token(partition, offset, record.size)
-        partition.position = offset + 1
-        self._overflow.append(record)
-        self._overflow_size += record.size
-
-    def _take(self) -> list[Received]:
-        """What the credit allows to deliver, noted as delivered."""
-        batch = []
-        self._held = False
-        with self._changed:
-            ledger, self._wanted = self._ledger, 1
-            while self._overflow and ledger.count < self._spec.prefetch:
-                record = self._overflow[0]
-                partition, offset, _ = record.token
-                if ledger.count and ledger.size + record.size > self._spec.prefetch_bytes:
-                    self._wanted = record.size
-                    break
-                if not partition.may_deliver(offset):
-                    self._held = True
-                    break
-                if offset < partition.suspects:
-                    record.suspect, record.starts = True, partition.starts.get(offset, 0)
-                self._overflow.popleft()
-                self._overflow_size -= record.size
-                ledger.deliver(record.token)
-                batch.append(record)
-        return batch
+    def _polled(self, client: Consumer, timeout: float, most: int) -> list[Message[Any, Any]]:
+        """What has come. Each call lets other threads run first: where much has come, one is enough."""
+        self._reassigned.clear()
+        if most > 1 and (messages := client.consume(min(most, _TURN), 0)):
+            return messages
+        first = client.poll(timeout)
+        self._reassigned.clear()
+        if first is None or most <= 1:
+            return [] if first is None else [first]
+        return [first, *client.consume(min(most, _TURN) - 1, 0)]
 
     def _drop_gone(self) -> None:
         """Forget what came from partitions that were taken away."""
-        self._overflow = deque(record for record in self._overflow if not record.token.partition.gone)
-        self._overflow_size = sum(record.size for record in self._overflow)
-        self._sink.forget(lambda record: record.token.partition.gone)
+        self._credit.drop_gone()
+        self._sink.forget(lambda record: cast(Arrival, record).partition.gone)
 
     def _pause_or_resume(self, client: Consumer) -> None:
-        if len(self._overflow) >= _OVERFLOW or self._overflow_size >= self._spec.prefetch_bytes:
+        if self._credit.is_full:
             running = {partition.place for partition in self._ledger.partitions()} - self._paused
             if running:
                 client.pause([TopicPartition(*place) for place in running])
                 self._paused |= running
-        elif self._paused and len(self._overflow) <= _OVERFLOW // 2:
+        elif self._paused and self._credit.is_low:
             self._resume(client, self._paused)
 
     def _resume(self, client: Consumer, places: Iterable[Place]) -> None:
@@ -378,10 +385,10 @@ class PollingConsumer(MessageConsumer):
 
         Raises:
             SubscribeFailed: It refuses for good.
-            Stopped: Nobody waits any more.
+            Stopped: Nobody waits any more, or not with this client.
         """
         self._waiting_for = what
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._is_outdated():
             try:
                 return ask()
             except KafkaException as exc:
@@ -411,6 +418,7 @@ class PollingConsumer(MessageConsumer):
 
     def _trouble(self, error: KafkaError) -> None:
         """librdkafka's ``error_cb``, and everything else that passes by itself."""
+        self._shaken = True
         self._last_trouble = error.str()
         log.debug("consumer %s: %s", self._spec.name, self._last_trouble)
 

@@ -31,23 +31,53 @@ def header_pairs(record: Record) -> list[tuple[str, str | bytes | None]]:
     return pairs
 
 
-def received(message: Message[Any, Any], token: Any) -> Received:
-    """A message as it came in; it must not be an error."""
-    key: Any = message.key()
-    pairs = raw_headers(message)
-    headers = {name: _text(value) for name, value in pairs} if pairs else NO_HEADERS
-    position = Position(topic=message.topic(), partition=message.partition(), offset=message.offset())
-    return Received(
-        topic=message.topic() or "",
-        body=message.value(),
-        key=None if key is None else key.decode("utf-8", "surrogateescape"),
-        headers=headers,
-        raw_headers=pairs,
-        position=position,
-        timestamp=max(0, message.timestamp()[1]) / 1000,
-        fallback_id=str(position),
-        token=token,
-    )
+class Arrival(Received):
+    """A message as it came in; what few ask for is read from the client's own object when they do.
+
+    Attributes:
+        message: The client's object, which is no error.
+        offset: Its place in its partition.
+        partition: What the consumer knows of its partition; nobody else looks inside.
+    """
+
+    __slots__ = ("message", "offset", "partition", "size")
+
+    size: int
+
+    def __init__(self, message: Message[Any, Any], topic: str, offset: int, partition: Any = None) -> None:
+        key: Any = message.key()
+        body = message.value()
+        self.message = message
+        self.topic = topic
+        self.offset = offset
+        self.partition = partition
+        self.body = body
+        self.size = 0 if body is None else len(body)
+        self.key = None if key is None else key.decode("utf-8", "surrogateescape")
+        self.raw_headers = raw_headers(message)
+        self.suspect = False
+        self.starts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Fill what is empty yet: only then it is called."""
+        if name == "headers":
+            self.headers = {name: _text(value) for name, value in self.raw_headers} if self.raw_headers else NO_HEADERS
+        elif name == "position":
+            self.position = Position(topic=self.topic, partition=self.message.partition(), offset=self.offset)
+        elif name == "timestamp":
+            self.timestamp = max(0, self.message.timestamp()[1]) / 1000
+        elif name == "fallback_id":
+            self.fallback_id = str(self.position)
+        else:
+            raise AttributeError(name)
+        return getattr(self, name)
+
+    def header(self, name: str) -> str | None:
+        """See `Received.header`."""
+        for each, value in reversed(self.raw_headers):
+            if each == name:
+                return _text(value)
+        return None
 
 
 def _text(value: bytes | None) -> str:

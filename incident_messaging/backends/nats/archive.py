@@ -14,11 +14,11 @@ from typing import Any
 
 from incident_messaging.backends.base import Archive
 from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, Streams
-from incident_messaging.backends.nats.wire import Metadata, received
+from incident_messaging.backends.nats.wire import Message
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import PublishFailed, SubscribeFailed, Timeout
 from incident_messaging.eventloop import EventLoop
-from incident_messaging.record import Received
+from incident_messaging.record import Position, Received
 
 #: Messages for one crossing of the border to the loop.
 _PAGE = 100
@@ -109,4 +109,7 @@ def _opened(stream: str, message: dict[str, Any]) -> Received:
     stored = datetime.fromisoformat(message["time"]).timestamp()
     block = base64.b64decode(message["hdrs"]) if "hdrs" in message else None
     body = base64.b64decode(message.get("data", ""))
-    return received(message["subject"], block, body, Metadata(stream, message["seq"], stored, 0), stored)
+    opened = Message(message["subject"], block, body)
+    opened.position = Position(stream=stream, sequence=message["seq"])
+    opened.timestamp = stored
+    return opened

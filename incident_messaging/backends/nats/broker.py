@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from incident_messaging.backends.base import (
     Archive,
@@ -126,8 +128,8 @@ class NatsBroker(MessageProducer):
 
 
 def _settle(items: list[Settling]) -> None:
-    for settle, batch in items:
-        settle(batch)
+    for settle, burst in groupby(items, itemgetter(0)):
+        settle([message for _, batch in burst for message in batch])
 
 
 def _ignore(items: list[Settling]) -> None:

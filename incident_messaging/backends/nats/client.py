@@ -30,6 +30,7 @@ Shortcut = Callable[[bytes, int], int]
 #: Bytes of an unfinished message that are read again with the next piece; a larger one is nats-py's.
 _SMALL = 128 * 1024
 _PING = b"PING\r\n"
+_MESSAGES = (b"MSG ", b"HMSG ")
 
 
 class Client(NatsPyClient):
@@ -231,25 +232,25 @@ class _SafeParser(Parser):
 
     def _take_messages(self, data: bytes) -> int:
         """Hand over the messages that the data begins with; returns how many bytes they have."""
-        at = 0
+        at, take = 0, self.nc.take
         begin, shortcut = self.nc.shortcut or (b"", _no_shortcut)
-        while data.startswith((b"MSG ", b"HMSG "), at):
+        while data.startswith(_MESSAGES, at):
             if begin and data.startswith(begin, at) and (behind := shortcut(data, at)) > at:
                 at = behind
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:
                 break
-            verb, subject, sid, *middle, size = data[at:end].split()
+            words = data[at:end].split()
             body = end + 2
-            stop = body + int(size)
+            stop = body + int(words[-1])
             if stop + 2 > len(data):
                 break
-            headers = None
-            if verb == b"HMSG":
-                block = body + int(middle.pop())
-                headers, body = data[body:block], block
-            self.nc.take(int(sid), subject, middle[0] if middle else b"", data[body:stop], headers)
+            if words[0] == b"HMSG":
+                block = body + int(words[-2])
+                take(int(words[2]), words[1], words[3] if len(words) > 5 else b"", data[block:stop], data[body:block])
+            else:
+                take(int(words[2]), words[1], words[3] if len(words) > 4 else b"", data[body:stop], None)
             at = stop + 2
         return at
 
@@ -259,4 +260,4 @@ def _no_shortcut(_: bytes, at: int) -> int:
 
 
 def _is_message(data: bytes) -> bool:
-    return data.startswith((b"MSG ", b"HMSG "))
+    return data.startswith(_MESSAGES)

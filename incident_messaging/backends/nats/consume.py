@@ -7,15 +7,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink, Start
 from incident_messaging.backends.nats.connection import Connection
+from incident_messaging.backends.nats.credit import Credit
 from incident_messaging.backends.nats.marks import Marks
 from incident_messaging.backends.nats.places import BroadcastPlace, DurablePlace, Place
-from incident_messaging.backends.nats.pull import Puller, Token
+from incident_messaging.backends.nats.pull import Arrival, Puller
 from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, NoCover, Streams
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -37,30 +38,6 @@ _DISCOVERY_SECS = 0.5
 _LEAVING_SECS = 0.2
 #: Seconds for which a little credit is kept back, so that each message does not ask for the next.
 _SAVING_SECS = 0.02
-
-
-@attrs.define
-class Credit:
-    """How much may be delivered and unsettled, and how much is."""
-
-    messages: int
-    bytes: int
-    used: int = 0
-    used_bytes: int = 0
-
-    def has_room(self, size: int) -> bool:
-        """Whether a message of so many bytes may be delivered; one always may."""
-        return not self.used or (self.used < self.messages and self.used_bytes + size <= self.bytes)
-
-    def take(self, size: int) -> None:
-        """A message is delivered."""
-        self.used += 1
-        self.used_bytes += size
-
-    def give_back(self, size: int) -> None:
-        """A message is settled."""
-        self.used -= 1
-        self.used_bytes -= size
 
 
 @attrs.frozen
@@ -86,7 +63,7 @@ class JetStreamConsumer(MessageConsumer):
         self._sink = sink
         self._credit = Credit(spec.prefetch, spec.prefetch_bytes)
         self._pullers: dict[str, Puller] = {}
-        self._arrivals: deque[Received] = deque()
+        self._arrivals: deque[Arrival] = deque()
         self._handing_over = False
         self._saving: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -123,8 +100,8 @@ class JetStreamConsumer(MessageConsumer):
 
     def mark(self, message: Received, starts: int, deadline: Deadline) -> None:
         """See `MessageConsumer.mark`."""
-        token: Token = message.token
-        self._tools.loop.run(lambda: token.puller.mark(token, starts), deadline, f"marking {message.position}")
+        arrival = cast(Arrival, message)
+        self._tools.loop.run(lambda: arrival.puller.mark(arrival, starts), deadline, f"marking {message.position}")
 
     def close(self, deadline: Deadline) -> str | None:
         """See `MessageConsumer.close`."""
@@ -203,7 +180,7 @@ class JetStreamConsumer(MessageConsumer):
 
     # -- delivering ---------------------------------------------------------------------------------------------
 
-    def _arrived(self, message: Received) -> None:
+    def _arrived(self, message: Arrival) -> None:
         self._arrivals.append(message)
         if not self._handing_over:
             # One batch for all that one read from the socket brought.
@@ -212,13 +189,7 @@ class JetStreamConsumer(MessageConsumer):
 
     def _hand_over(self) -> None:
         self._handing_over = False
-        batch = []
-        while self._arrivals and self._credit.has_room(self._arrivals[0].size) and not self._over:
-            if not self._arrivals[0].token.known:
-                break
-            message = self._arrivals.popleft()
-            self._credit.take(message.size)
-            batch.append(message)
+        batch = [] if self._over else self._credit.take(self._arrivals)
         if batch:
             self._sink.deliver(batch)
         self._ask()
@@ -248,9 +219,8 @@ class JetStreamConsumer(MessageConsumer):
     # -- settling -----------------------------------------------------------------------------------------------
 
     def _settle(self, batch: Sequence[Received]) -> None:
-        for puller, tokens in _by_puller(batch):
-            for token in puller.settle(tokens):
-                self._credit.give_back(token.size)
+        for puller, messages in _by_puller(batch):
+            self._credit.give_back(puller.settle(messages))
         if self._arrivals:
             self._hand_over()
         else:
@@ -264,20 +234,20 @@ class JetStreamConsumer(MessageConsumer):
             self._ask()
 
     async def _confirm(self, batch: Sequence[Received]) -> None:
-        tokens = [token for puller, each in _by_puller(batch) for token in each if puller.is_ours(token)]
+        ours = [message for puller, each in _by_puller(batch) for message in each if puller.is_ours(message)]
         self._settle(batch)
         if self._spec.group is not None:
-            await asyncio.gather(*(self._confirmed(token) for token in tokens))
+            await asyncio.gather(*(self._confirmed(message) for message in ours))
 
-    async def _confirmed(self, token: Token) -> None:
+    async def _confirmed(self, message: Arrival) -> None:
         while True:
             await self._connection.until_up()
-            if await self._connection.request(token.reply, b"+ACK") is not None:
+            if await self._connection.request(message.reply, b"+ACK") is not None:
                 return
 
     def _extend(self, batch: Sequence[Received]) -> None:
-        for puller, tokens in _by_puller(batch):
-            puller.extend(tokens)
+        for puller, messages in _by_puller(batch):
+            puller.extend(messages)
 
     # -- the connection -----------------------------------------------------------------------------------------
 
@@ -392,10 +362,10 @@ class JetStreamConsumer(MessageConsumer):
             puller.end()
 
 
-def _by_puller(batch: Sequence[Received]) -> list[tuple[Puller, list[Token]]]:
-    sorted_: dict[Puller, list[Token]] = {}
-    for message in batch:
-        sorted_.setdefault(message.token.puller, []).append(message.token)
+def _by_puller(batch: Sequence[Received]) -> list[tuple[Puller, list[Arrival]]]:
+    sorted_: dict[Puller, list[Arrival]] = {}
+    for message in cast(Sequence[Arrival], batch):
+        sorted_.setdefault(message.puller, []).append(message)
     return list(sorted_.items())
 
 

@@ -9,14 +9,16 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
-from incident_messaging.backends.nats.consume import Credit, Tools
+from incident_messaging.backends.nats.consume import Tools
+from incident_messaging.backends.nats.credit import Credit
 from incident_messaging.backends.nats.publish import Publisher, was_sent
-from incident_messaging.backends.nats.wire import received
+from incident_messaging.backends.nats.wire import Message
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
-from incident_messaging.record import Received
+from incident_messaging.record import Position, Received
 
 _log = logging.getLogger("incident_messaging.nats")
 
@@ -54,6 +56,22 @@ class CorePublisher(Publisher):
             self._end_all(numbers)
 
 
+class CoreMessage(Message):
+    """A message that nobody keeps: it has no place, and the time at which it came."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        """See `Message`."""
+        if name == "position":
+            self.position = Position(topic=self.topic)
+            return self.position
+        return super().__getattr__(name)
+
+    def _own_id(self) -> str:
+        return os.urandom(16).hex()
+
+
 class CoreConsumer(MessageConsumer):
     """See `MessageConsumer`; acknowledging only makes room for the next. Everything else is on the loop."""
 
@@ -62,7 +80,7 @@ class CoreConsumer(MessageConsumer):
         self._spec = spec
         self._sink = sink
         self._credit = Credit(spec.prefetch, spec.prefetch_bytes)
-        self._backlog: deque[Received] = deque()
+        self._backlog: deque[CoreMessage] = deque()
         self._unsettled: set[Received] = set()
         self._handing_over = False
         self._missed = 0
@@ -130,9 +148,8 @@ class CoreConsumer(MessageConsumer):
         if len(self._backlog) >= self._spec.prefetch * _BACKLOG:
             self._miss()
             return
-        message = received(subject, headers, body, None, time.time())
-        if message.fallback_id == str(message.position):
-            message.fallback_id = os.urandom(16).hex()
+        message = CoreMessage(subject, headers, body)
+        message.timestamp = time.time()
         self._backlog.append(message)
         if not self._handing_over:
             self._handing_over = True
@@ -146,12 +163,8 @@ class CoreConsumer(MessageConsumer):
 
     def _hand_over(self) -> None:
         self._handing_over = False
-        batch = []
-        while self._backlog and self._credit.has_room(self._backlog[0].size) and not self._over:
-            message = self._backlog.popleft()
-            self._credit.take(message.size)
-            self._unsettled.add(message)
-            batch.append(message)
+        batch = [] if self._over else self._credit.take(self._backlog)
+        self._unsettled.update(batch)
         if batch:
             self._sink.deliver(batch)
         if self._missed and not self._backlog:
@@ -159,10 +172,9 @@ class CoreConsumer(MessageConsumer):
             self._missed = 0
 
     def _settle(self, batch: Sequence[Received]) -> None:
-        for message in batch:
-            if message in self._unsettled:
-                self._unsettled.discard(message)
-                self._credit.give_back(message.size)
+        settled = self._unsettled.intersection(batch)
+        self._unsettled -= settled
+        self._credit.give_back(settled)
         self._hand_over()
 
     def up(self) -> None:

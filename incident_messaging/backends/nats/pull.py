@@ -10,15 +10,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
-from functools import partial
+from typing import Any
 
+from incident_messaging.backends.nats.acks import AckMemory, answers
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.marks import Marks
 from incident_messaging.backends.nats.places import Place
 from incident_messaging.backends.nats.streams import ApiError, nanos
-from incident_messaging.backends.nats.wire import Metadata, metadata, publish_command, received, status_of
+from incident_messaging.backends.nats.wire import Message, publish_command, status_of, told_by
 from incident_messaging.errors import MessagingError
-from incident_messaging.record import Received
+from incident_messaging.record import Position
 
 _log = logging.getLogger("incident_messaging.nats")
 
@@ -30,30 +31,42 @@ _SILENCE_SECS = 2 * _HEARTBEAT_SECS + 0.5
 #: Seconds between two looks at a consumer that cannot be had just now.
 _PAUSE = 0.2
 
-_ACK, _NAK, _WORKING = b"+ACK", b"-NAK", b"+WPI"
+_NAK, _WORKING = "-NAK", "+WPI"
 
 
-class Token:
-    """The handle of a delivered message.
+class Arrival(Message):
+    """A message of a stream, and what it is settled by.
 
     Attributes:
-        known: Whether it is known by now if the message is a suspect; it may not be handed over before.
+        puller: Whose it is.
+        reply: Where its acknowledgement goes.
+        sequence: Its number in the stream.
+        stored: When the stream stored it, in nanoseconds.
         times: How often the server has delivered it, to anybody.
         marked: Whether the start of a handler on it is stored.
     """
 
-    __slots__ = ("known", "marked", "puller", "reply", "sequence", "size", "stored", "suspect", "times")
+    __slots__ = ("marked", "puller", "reply", "sequence", "stored", "times")
 
-    def __init__(self, puller: Puller, meta: Metadata, reply: str, size: int) -> None:
-        self.puller = puller
-        self.sequence = meta.sequence
+    puller: Puller
+    sequence: int
+    stored: int
+    times: int
+
+    def __init__(self, subject: str, reply: str, body: bytes, headers: bytes | None) -> None:
+        super().__init__(subject, headers, body)
         self.reply = reply
-        self.size = size
-        self.stored = meta.timestamp
-        self.times = meta.times
-        self.known = True
-        self.suspect = False
         self.marked = False
+
+    def __getattr__(self, name: str) -> Any:
+        """See `Message`."""
+        if name == "position":
+            self.position = Position(stream=self.puller.place.stream, sequence=self.sequence)
+            return self.position
+        if name == "timestamp":
+            self.timestamp = self.stored / 1e9
+            return self.timestamp
+        return super().__getattr__(name)
 
 
 class Puller:
@@ -71,7 +84,7 @@ class Puller:
         self,
         place: Place,
         connection: Connection,
-        arrived: Callable[[Received], None],
+        arrived: Callable[[Arrival], None],
         changed: Callable[[], None],
         failed: Callable[[MessagingError], None],
         marks: Marks,
@@ -87,14 +100,15 @@ class Puller:
         self._failed = failed
         self._marks = marks
         self._looks: set[asyncio.Task[None]] = set()
-        self._unsettled: dict[int, Token] = {}
+        self._unsettled: dict[int, Arrival] = {}
         self._acks = AckMemory(connection)
         self._renewal: asyncio.Task[None] | None = None
-        self._latest: Metadata | None = None
+        self._latest: tuple[int, int, int] | None = None  # sequence, number of the delivery, pending
         self._check: asyncio.Task[None] | None = None
         self._troubled = False
         self._round = 0
         self._heard = 0.0
+        self._hears = False  # since the last tick
         self._inbox = connection.new_inbox()
         self._sid = connection.listen(f"{self._inbox}*", self._message)
 
@@ -167,61 +181,68 @@ class Puller:
     # -- what comes -----------------------------------------------------------------------------------------
 
     def _message(self, subject: str, reply: str, body: bytes, headers: bytes | None) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self._hears = True
         if headers is not None and headers[8:9] == b" " and not body:
             if subject == f"{self._inbox}{self._round}":
                 self._status(headers)
             return
-        meta = metadata(reply)
-        self._look_for_gap(meta)
-        self.asked = max(0, self.asked - 1)
-        self.asked_bytes = max(0, self.asked_bytes - len(body) - len(headers or b"")) if self.asked else 0
-        known = self._unsettled.get(meta.sequence)
+        times, sequence, delivery, stored, pending = told_by(reply)
+        self._look_for_gap(sequence, delivery, pending)
+        if self.asked > 1:
+            self.asked -= 1
+            self.asked_bytes = max(0, self.asked_bytes - len(body) - (0 if headers is None else len(headers)))
+        else:
+            self.asked = self.asked_bytes = 0
+        known = self._unsettled.get(sequence)
         if known is not None:
             known.reply = reply  # the server's time for it ran out; the latest delivery is the one to settle
             return
-        if self._acks.repeats(meta.sequence, reply):
+        if self._acks.holds(sequence):
+            self._acks.repeat(sequence, reply)
             self._changed()
             return
-        if not self.place.takes(meta.sequence):
+        if not self.place.takes(sequence):
             return
-        message = received(subject, headers, body, meta, 0.0)
-        message.token = token = Token(self, meta, reply, message.size)
-        self._unsettled[meta.sequence] = token
-        if meta.times > 1 and self.place.ack_wait:
-            token.known = False
-            look = asyncio.get_running_loop().create_task(self._look_into(message, token))
+        message = self._unsettled[sequence] = Arrival(subject, reply, body, headers)
+        message.puller, message.sequence, message.stored, message.times = self, sequence, stored, times
+        if times > 1 and self.place.ack_wait:
+            message.known = False
+            look = asyncio.get_running_loop().create_task(self._look_into(message))
             self._looks.add(look)
             look.add_done_callback(self._looks.discard)
         self._arrived(message)
 
-    async def _look_into(self, message: Received, token: Token) -> None:
+    async def _look_into(self, message: Arrival) -> None:
         """A message that was delivered before: it is a suspect, unless who had it has given it back."""
         try:
-            known = await self._marks.look(self._key(token), token.stored)
+            known = await self._marks.look(self._key(message), message.timestamp)
         except MessagingError:
             return  # the connection is given up, and the subscription with it
         message.starts = int(known.get("starts", 0))
-        message.suspect = token.suspect = known.get("back") != token.times - 1
-        token.known, token.marked = True, bool(known)
+        message.suspect = known.get("back") != message.times - 1
+        message.known, message.marked = True, bool(known)
         self._changed()
 
-    def _key(self, token: Token) -> str:
-        return f"{self.place.name}.{self.place.stream}.{token.sequence}"
+    def _key(self, message: Arrival) -> str:
+        return f"{self.place.name}.{self.place.stream}.{message.sequence}"
 
-    def _look_for_gap(self, meta: Metadata) -> None:
+    def _look_for_gap(self, sequence: int, delivery: int, pending: int) -> None:
         """Notice what the server passed over in silence: deleted by age or a purge before it was delivered.
 
         Between two deliveries as many messages stop pending as were delivered, or fewer (redeliveries, and
         what arrived meanwhile). More is a gap, if the stream's beginning confirms it.
         """
-        last = self._latest
-        if last is not None and meta.delivery <= last.delivery:
+        latest = self._latest
+        if latest is None:
+            self._latest = sequence, delivery, pending
             return
-        self._latest = meta
-        missing = 0 if last is None else last.pending - (meta.delivery - last.delivery) - meta.pending
-        if last is not None and missing > 0 and self.place.ack_wait and self._check is None:
-            self._check = asyncio.get_running_loop().create_task(self._check_gap(last.sequence, missing))
+        after, number, pended = latest
+        if delivery <= number:
+            return
+        self._latest = sequence, delivery, pending
+        missing = pended - (delivery - number) - pending
+        if missing > 0 and self.place.ack_wait and self._check is None:
+            self._check = asyncio.get_running_loop().create_task(self._check_gap(after, missing))
 
     async def _check_gap(self, after: int, missing: int) -> None:
         try:
@@ -253,34 +274,36 @@ class Puller:
 
     # -- what is settled ------------------------------------------------------------------------------------
 
-    def settle(self, tokens: Iterable[Token]) -> list[Token]:
+    def settle(self, messages: Iterable[Arrival]) -> list[Arrival]:
         """Acknowledge; returns those that were unsettled until now."""
-        settled = [token for token in tokens if self._unsettled.pop(token.sequence, None) is token]
+        unsettled = self._unsettled
+        settled = [message for message in messages if unsettled.pop(message.sequence, None) is message]
         if self.place.ack_wait:
-            self._acks.send(settled)
-        if any(token.marked for token in settled):
-            self._marks.drop(self._key(token) for token in settled if token.marked)
+            self._acks.send({message.sequence: message.reply for message in settled})
+        marked = [self._key(message) for message in settled if message.marked]
+        if marked:
+            self._marks.drop(marked)
         return settled
 
-    async def mark(self, token: Token, starts: int) -> None:
+    async def mark(self, message: Arrival, starts: int) -> None:
         """Store how often a handler was started; 0 takes it back."""
-        if self._unsettled.get(token.sequence) is not token:
+        if self._unsettled.get(message.sequence) is not message:
             return
-        token.marked = starts > 0
+        message.marked = starts > 0
         if starts:
-            await self._marks.put(self._key(token), token.stored, starts)
+            await self._marks.put(self._key(message), message.timestamp, starts)
         else:
-            self._marks.drop([self._key(token)])
+            self._marks.drop([self._key(message)])
 
-    def is_ours(self, token: Token) -> bool:
+    def is_ours(self, message: Arrival) -> bool:
         """Whether an acknowledgement of this message still means anything."""
-        return self._unsettled.get(token.sequence) is token or self._acks.holds(token.sequence)
+        return self._unsettled.get(message.sequence) is message or self._acks.holds(message.sequence)
 
-    def extend(self, tokens: Iterable[Token] | None = None) -> None:
+    def extend(self, messages: Iterable[Arrival] | None = None) -> None:
         """Tell the server that these, or all that is unsettled, are being worked on."""
         if self.place.ack_wait:
-            chosen = self._unsettled.values() if tokens is None else tokens
-            self._connection.write(b"".join(publish_command(each.reply, "", b"", _WORKING) for each in chosen))
+            chosen = self._unsettled.values() if messages is None else messages
+            self._connection.write(answers(_WORKING, [message.reply for message in chosen]))
 
     async def give_back(self) -> None:
         """Hand all that is unsettled back to the group, and return when the server has taken it.
@@ -292,9 +315,9 @@ class Puller:
         if not given or not self.place.ack_wait or not self._connection.online:
             return
         innocent = (each for each in given if each.known and not each.suspect)
-        self._marks.put_back((self._key(each), each.stored, each.times) for each in innocent)
-        self._connection.write(b"".join(publish_command(each.reply, "", b"", _NAK) for each in given[:-1]))
-        await self._connection.request(given[-1].reply, _NAK)
+        self._marks.put_back((self._key(each), each.timestamp, each.times) for each in innocent)
+        self._connection.write(answers(_NAK, [each.reply for each in given[:-1]]))
+        await self._connection.request(given[-1].reply, _NAK.encode())
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -309,7 +332,10 @@ class Puller:
     def tick(self) -> None:
         """To be called about twice a second."""
         self._acks.tick()
-        silent = asyncio.get_running_loop().time() - self._heard > _SILENCE_SECS
+        time = asyncio.get_running_loop().time()
+        if self._hears:
+            self._heard, self._hears = time, False
+        silent = time - self._heard > _SILENCE_SECS
         if self.asked and silent and self._connection.online:
             self.renew()
 
@@ -335,61 +361,3 @@ class Puller:
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
         self._connection.forget(self._sid)
-
-
-class AckMemory:
-    """The acknowledgements of the last moments, which may be lost: with the connection, or with the
-    server, which writes them down about ten times a second.
-
-    They are kept in two generations. A generation is dropped half a second after the server has read it.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._young: dict[int, str] = {}
-        self._old: dict[int, str] = {}
-        self._read = True
-        self._generation = 0
-
-    def send(self, tokens: Iterable[Token]) -> None:
-        """Acknowledge, and remember it."""
-        commands = []
-        for token in tokens:
-            self._young[token.sequence] = token.reply
-            commands.append(publish_command(token.reply, "", b"", _ACK))
-        self._connection.write(b"".join(commands))
-
-    def repeats(self, sequence: int, reply: str) -> bool:
-        """Whether a message that comes was acknowledged a moment ago; it is acknowledged again then."""
-        if not self.holds(sequence):
-            return False
-        self._young[sequence] = reply
-        self._connection.write(publish_command(reply, "", b"", _ACK))
-        return True
-
-    def holds(self, sequence: int) -> bool:
-        """Whether a message was acknowledged a moment ago."""
-        return sequence in self._young or sequence in self._old
-
-    @property
-    def unsure(self) -> bool:
-        """Whether the server may not have read all of them."""
-        return bool(self._young) or not self._read
-
-    def send_again(self) -> None:
-        """After a reconnect."""
-        replies = [*self._old.values(), *self._young.values()]
-        self._connection.write(b"".join(publish_command(reply, "", b"", _ACK) for reply in replies))
-
-    def tick(self) -> None:
-        """Let a generation pass, if the server has read it."""
-        if self._read:
-            self._old, self._young = self._young, {}
-            self._read = not self._old
-            self._generation += 1
-        if not self._read:
-            self._connection.confirm(partial(self._is_read, self._generation))
-
-    def _is_read(self, generation: int, read: bool) -> None:
-        if read and generation == self._generation:
-            self._read = True

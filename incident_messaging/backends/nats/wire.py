@@ -9,9 +9,8 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
-
-import attrs
 
 from incident_messaging.record import Position, Received, Record
 
@@ -25,27 +24,58 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
+_KEY_NAME = KEY_HEADER.encode()
+_KEY_LINE = b"\r\n%s: " % _KEY_NAME
 
 
-@attrs.define
-class Metadata:
-    """What the reply subject of a JetStream message says about it.
+class Message(Received):
+    """A message as it came; its headers are read when they are asked for.
 
     Attributes:
-        stream: The stream that keeps it.
-        sequence: Its number there.
-        timestamp: When it was stored, in Unix seconds.
-        pending: How many messages the consumer has not delivered yet.
-        delivery: The number of this delivery, of all that the consumer made.
-        times: How often this message was delivered, this time included.
+        block: The headers as they are on the wire.
+        known: Whether it is known by now if the message is a suspect; it may not be delivered before.
     """
 
-    stream: str
-    sequence: int
-    timestamp: float
-    pending: int
-    delivery: int = 0
-    times: int = 1
+    __slots__ = ("block", "known", "size")
+
+    size: int
+
+    def __init__(self, subject: str, block: bytes | None, body: bytes) -> None:
+        self.topic = subject
+        self.block = block
+        self.body = body
+        self.size = len(body)
+        self.known = True
+        self.suspect = False
+        self.starts = 0
+        self.key = None if block is None else self._read_key(block)
+
+    def __getattr__(self, name: str) -> Any:
+        """Fill what is empty yet: only then it is called."""
+        if name == "fallback_id":
+            self.fallback_id = decode(dict(split_headers(self.block)).get(ID_HEADER, b"")) or self._own_id()
+        elif name in ("headers", "raw_headers"):
+            pairs = [pair for pair in split_headers(self.block) if not pair[0].startswith(("Nats-", "nats-"))]
+            self.raw_headers, self.headers = pairs, {name: decode(raw) for name, raw in pairs}
+        else:
+            raise AttributeError(name)
+        return getattr(self, name)
+
+    def header(self, name: str) -> str | None:
+        """See `Received.header`."""
+        return self.headers.get(name) if self.block is not None and name.encode() in self.block else None
+
+    def _own_id(self) -> str:
+        """The id of a message whose writer gave it none."""
+        return str(self.position)
+
+    def _read_key(self, block: bytes) -> str | None:
+        at = block.rfind(_KEY_LINE)
+        begin = at + len(_KEY_LINE)
+        end = block.find(b"\r\n", begin)
+        if 0 <= at < end and block.find(_KEY_NAME, end) < 0:  # nothing behind it that may be another one
+            return decode(block[begin:end].strip())
+        return self.headers.get(KEY_HEADER) if _KEY_NAME in block else None
 
 
 def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> bytes:
@@ -111,47 +141,22 @@ def status_of(block: bytes | None) -> tuple[str, str, Mapping[str, str]]:
     return first[9:12], first[13:].strip(), headers
 
 
-def received(subject: str, block: bytes | None, body: bytes, meta: Metadata | None, now: float) -> Received:
-    """The message as the SDK sees it; without metadata (core NATS) its time is ``now``."""
-    headers: dict[str, str] = {}
-    raw_headers = []
-    message_id = None
-    for pair in split_headers(block):
-        name, raw = pair
-        if name.startswith(("Nats-", "nats-")):
-            if name == ID_HEADER:
-                message_id = decode(raw)
-            continue
-        raw_headers.append(pair)
-        headers[name] = decode(raw)
-    if meta is None:
-        position, timestamp = Position(topic=subject), now
-    else:
-        position, timestamp = Position(stream=meta.stream, sequence=meta.sequence), meta.timestamp
-    return Received(
-        topic=subject,
-        body=body,
-        key=headers.get(KEY_HEADER),
-        headers=headers,
-        raw_headers=raw_headers,
-        position=position,
-        timestamp=timestamp,
-        fallback_id=message_id or str(position),
-    )
-
-
-def metadata(reply: str) -> Metadata:
+def told_by(reply: str) -> tuple[int, int, int, int, int]:
     """What a JetStream reply subject says, with a domain in it or without (ADR-15).
+
+    Returns:
+        How often the message was delivered, this time included; its sequence in the stream; the number of this
+        delivery, of all that the consumer made; when it was stored, in nanoseconds; how many messages the consumer
+        has not delivered yet.
 
     Raises:
         ValueError: It is not such a subject.
     """
     tokens = reply.split(".")
-    if tokens[:2] != ["$JS", "ACK"] or len(tokens) < _ACK_TOKENS:
+    if len(tokens) < _ACK_TOKENS or not reply.startswith("$JS.ACK."):
         raise ValueError(f"not a JetStream reply subject: {reply:.200}")
-    at = 2 if len(tokens) == _ACK_TOKENS else 4
-    times, sequence, delivery, nanos, pending = map(int, tokens[at + 2 : at + 7])
-    return Metadata(tokens[at], sequence, nanos / 1e9, pending, delivery, times)
+    times, sequence, delivery, nanos, pending = tokens[4:9] if len(tokens) == _ACK_TOKENS else tokens[6:11]
+    return int(times), int(sequence), int(delivery), int(nanos), int(pending)
 
 
 def decode(raw: bytes) -> str:
