@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from incident_messaging.backends.base import ConsumerSpec
-from incident_messaging.backends.kafka.credit import Credit
+from incident_messaging.backends.kafka.credit import OVERFLOW, Credit
 from incident_messaging.backends.kafka.offsets import Ledger, Partition
 from incident_messaging.backends.kafka.records import Arrival
 from incident_messaging.record import Position
@@ -78,8 +78,10 @@ def test_the_thread_is_woken_when_as_many_were_acknowledged_as_it_waits_for() ->
 
 def test_what_was_taken_away_is_forgotten() -> None:
     credit, partition = credit_of(1)
-    for offset in range(40):
+    for offset in range(OVERFLOW):
         credit.accept(FakeMessage(offset), partition)  # type: ignore[arg-type]
+    assert not credit.is_full, "one of them is not beyond the credit"
+    credit.accept(FakeMessage(OVERFLOW), partition)  # type: ignore[arg-type]
     (out,) = credit.take()
     assert (credit.is_full, credit.is_low) == (True, False)
     partition.gone = True

@@ -1,8 +1,8 @@
 """How much of what came may be out, and what waits until it may.
 
-At most ``prefetch`` messages are delivered and unsettled. What polls bring beyond it waits in a short overflow, and
-when that is full too the partitions are paused. Pausing late is on purpose: it throws away what librdkafka has
-fetched already, and fetching again takes it half a second.
+At most ``prefetch`` messages are delivered and unsettled. What polls bring beyond it, ten messages a second, waits in
+an overflow, and when that is full too the partitions are paused. Pausing late is on purpose: it throws away what
+librdkafka has fetched already, and after it nothing comes for up to a second.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from incident_messaging.backends.base import ConsumerSpec
 from incident_messaging.backends.kafka.offsets import Ledger, Partition
 from incident_messaging.backends.kafka.records import Arrival
 
-#: Messages that wait beyond the credit before partitions are paused.
-_OVERFLOW = 32
+#: Messages that wait beyond the credit before partitions are paused: those of most of a minute.
+OVERFLOW = 500
 
 
 class Credit:
@@ -103,9 +103,10 @@ class Credit:
     @property
     def is_full(self) -> bool:
         """Whether so much waits that no more is to come."""
-        return len(self._overflow) >= _OVERFLOW or self._overflow_size >= self._bytes
+        beyond = len(self._overflow) - max(0, self._messages - self._ledger.count)
+        return beyond >= OVERFLOW or self._overflow_size >= self._bytes
 
     @property
     def is_low(self) -> bool:
         """Whether so little waits that more may come again."""
-        return len(self._overflow) <= _OVERFLOW // 2
+        return len(self._overflow) <= OVERFLOW // 2

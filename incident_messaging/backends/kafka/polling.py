@@ -35,6 +35,8 @@ _T = TypeVar("_T")
 #: The longest poll, and the poll while somebody waits for what only a poll can bring.
 _SLICE = 0.1
 _QUICK = 0.005
+#: The pause before such a poll where messages would end it at once.
+_BREATH = 0.002
 #: How long a little room is kept back, so that each acknowledgement does not fetch the next message.
 _SAVING = 0.02
 #: How long a close may overrun its deadline.
@@ -278,6 +280,8 @@ class PollingConsumer(MessageConsumer):
                 self._await_room(max(1, self._spec.prefetch // 4), _SAVING)
                 room = self._credit.room()
         waiting = self._credit.waiting
+        if quick and waiting and room <= waiting:
+            self._stopping.wait(_BREATH)  # each poll may bring one more that there is no room for
         timeout = 0.0 if not room or (waiting and not self._credit.held) else _SLICE
         self._fetch(client, min(timeout, _QUICK) if quick else timeout, room - waiting)
 
@@ -393,7 +397,7 @@ class PollingConsumer(MessageConsumer):
                 return ask()
             except KafkaException as exc:
                 if not errors.passes(errors.of(exc)):
-                    raise errors.subscribe(errors.of(exc), what) from exc
+                    raise errors.subscribe(errors.of(exc), what, self._spec.name) from exc
                 self._trouble(errors.of(exc))
             if meanwhile is not None:
                 meanwhile()
@@ -413,7 +417,7 @@ class PollingConsumer(MessageConsumer):
                     partition.jump(begins)
             raise error_to_tell
         if error.fatal() or error.code() in errors.DENIED:
-            raise errors.subscribe(error, self._spec.topic)
+            raise errors.subscribe(error, self._spec.topic, self._spec.name)
         self._trouble(error)
 
     def _trouble(self, error: KafkaError) -> None:

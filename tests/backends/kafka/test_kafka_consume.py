@@ -12,6 +12,7 @@ from by_hand import produce_by_hand
 from kafka_kit import QUIET, Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
+from incident_messaging.backends.kafka import credit
 from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.errors import BackendUnavailable, SubscribeFailed, Timeout
 
@@ -179,8 +180,11 @@ def test_never_more_than_prefetch(kafka: KafkaBroker, read: Read, topic: str, pr
     assert reader.most_unsettled == prefetch
 
 
-def test_a_full_subscription_goes_on_where_it_stopped(kafka: KafkaBroker, read: Read, topic: str) -> None:
+def test_a_full_subscription_goes_on_where_it_stopped(
+    kafka: KafkaBroker, read: Read, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Full for so long that the partitions are paused; what had been fetched is neither lost nor repeated."""
+    monkeypatch.setattr(credit, "OVERFLOW", 10)
     publish(kafka, topic, range(200))
     reader = read(kafka, topic, acks=False, prefetch=5)
     reader.wait(5)

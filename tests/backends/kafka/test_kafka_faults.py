@@ -14,6 +14,7 @@ import pytest
 from kafka_kit import Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
+from incident_messaging.backends.kafka import credit
 from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.backends.kafka.consumer import GroupConsumer
 from incident_messaging.errors import ConnectionFailed, MessagingError, Timeout
@@ -202,9 +203,10 @@ def test_closing_while_opening(kafka: KafkaBroker, topic: str) -> None:
 
 @pytest.mark.slow
 def test_partitions_that_were_paused_go_on_when_they_come_back(
-    new_kafka: NewBroker, kafka_broker_factory: Factory, topic: str
+    new_kafka: NewBroker, kafka_broker_factory: Factory, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """librdkafka remembers a pause over the loss of a partition: here the session ends while the broker is frozen."""
+    monkeypatch.setattr(credit, "OVERFLOW", 10)
     broker = kafka_broker_factory()
     kafka = new_kafka(broker.bootstrap_servers, session_timeout_ms=6_000, partitions=4)
     for number in range(400):
