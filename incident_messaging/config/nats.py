@@ -21,6 +21,7 @@ from incident_messaging.config.values import (
     one_of_two,
     path,
     read_secret,
+    read_text,
     together,
     typed,
 )
@@ -47,8 +48,9 @@ StreamName = Annotated[str, Where("1 to 255 characters without blanks and . * > 
 class NatsConfig:
     """How NATS is reached and used.
 
-    At most one way to log in: ``credentials``, ``user`` and ``password``, ``token`` or ``nkey_seed_file``.
-    ``enable_tls``, or one server with ``tls://`` or ``wss://``, means TLS for all of them.
+    At most one way to log in: ``credentials``, ``user`` and ``password``, ``token`` or ``nkey_seed``. Files of
+    secrets and certificates are read anew at each attempt to connect. ``enable_tls``, or one server with ``tls://``
+    or ``wss://``, means TLS for all of them.
 
     Attributes:
         servers: Addresses, as a list or a text by comma: ``nats://`` ``tls://`` ``ws://`` ``wss://``
@@ -63,13 +65,15 @@ class NatsConfig:
         tls_key_file: The key of the client's certificate (PEM).
         tls_ca_file: Certificates that the server's is checked with (PEM); the system's without it.
         tls_first: Whether the TLS handshake comes first, for servers with ``handshake_first``.
-        credentials: A ``.creds`` file (JWT and seed).
+        credentials: A ``.creds`` file (JWT and seed), read at each connection.
+        credentials_text: What is in a ``.creds`` file, instead of one.
         user: The user's name.
         password: The user's password.
         password_file: A file with the password, read at each connection.
         token: A token.
         token_file: A file with the token, read at each connection.
-        nkey_seed_file: A file with an NKey seed.
+        nkey_seed: An NKey seed.
+        nkey_seed_file: A file with the NKey seed, read at each connection.
         delivery: ``jetstream`` (at least once) or ``core`` (at most once).
         stream: The name for the stream that is made; else the prefix in upper case.
         create_streams: Whether a stream is made where none covers a topic.
@@ -97,11 +101,13 @@ class NatsConfig:
     tls_ca_file: FilePath | None = attrs.field(default=None, converter=path)
     tls_first: bool = False
     credentials: FilePath | None = attrs.field(default=None, converter=path)
+    credentials_text: Secret | None = None
     user: Text | None = None
     password: Secret | None = None
     password_file: FilePath | None = attrs.field(default=None, converter=path)
     token: Secret | None = None
     token_file: FilePath | None = attrs.field(default=None, converter=path)
+    nkey_seed: Secret | None = None
     nkey_seed_file: FilePath | None = attrs.field(default=None, converter=path)
     delivery: Literal["jetstream", "core"] = "jetstream"
     stream: StreamName | None = None
@@ -113,7 +119,7 @@ class NatsConfig:
     ack_wait_ms: Millis = 30_000
 
     def __attrs_post_init__(self) -> None:
-        one_of_two(self, "password", "token")
+        one_of_two(self, "password", "token", "nkey_seed")
         together(self, "tls_cert_file", "tls_key_file")
         self._check_addresses()
         self._check_login()
@@ -136,13 +142,8 @@ class NatsConfig:
         password = self.password or self.password_file
         if (self.user is None) != (password is None):
             raise ConfigurationError("nats.user and nats.password (or _file) must be given together")
-        ways = {
-            "nats.credentials": self.credentials,
-            "nats.user": self.user,
-            "nats.token": self.token or self.token_file,
-            "nats.nkey_seed_file": self.nkey_seed_file,
-        }
-        given = [name for name, value in ways.items() if value is not None]
+        ways = ("credentials", "credentials_text", "user", "token", "token_file", "nkey_seed", "nkey_seed_file")
+        given = [f"nats.{name}" for name in ways if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigurationError(f"{' and '.join(given)} are two ways to log in; only one must be given")
 
@@ -166,3 +167,19 @@ class NatsConfig:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
         return read_secret(self.token, self.token_file, "nats.token")
+
+    def resolve_nkey_seed(self) -> str | None:
+        """The NKey seed as it is now; ``nkey_seed_file`` is read at each call.
+
+        Raises:
+            ConfigurationError: The file cannot be read; its content is not shown.
+        """
+        return read_secret(self.nkey_seed, self.nkey_seed_file, "nats.nkey_seed")
+
+    def resolve_credentials(self) -> str | None:
+        """The text of the ``.creds`` file as it is now; ``credentials`` is read at each call.
+
+        Raises:
+            ConfigurationError: The file cannot be read; its content is not shown.
+        """
+        return self.credentials_text if self.credentials is None else read_text(self.credentials, "nats.credentials")

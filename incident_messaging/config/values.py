@@ -288,15 +288,18 @@ def read_secret(value: str | None, file: str | None, name: str) -> str | None:
     Raises:
         ConfigurationError: The file cannot be read, is empty or no UTF-8 text; its content is not shown.
     """
-    if file is None:
-        return value
+    return value if file is None else read_text(file, f"{name}_file")
+
+
+def read_text(file: str, name: str) -> str:
+    """The text of a file that a field names, without one trailing newline; see `read_secret`."""
     try:
         # Python's own error for bad bytes would carry the content along.
         text = Path(file).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
     except OSError as exc:
-        raise ConfigurationError(f"{name}_file: cannot read {file}: {exc.strerror}") from exc
+        raise ConfigurationError(f"{name}: cannot read {file}: {exc.strerror}") from exc
     if not text or "\ufffd" in text:
-        raise ConfigurationError(f"{name}_file: {file} is empty or not UTF-8 text")
+        raise ConfigurationError(f"{name}: {file} is empty or not UTF-8 text")
     return text
 
 

@@ -15,10 +15,11 @@ from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import attrs
+import nats.errors
 
 from incident_messaging.backends.nats.client import Client, Handler, Shortcut
 from incident_messaging.backends.nats.dial import ADDRESS_SECS, FIRST_DELAY, dial, hang_up
-from incident_messaging.backends.nats.options import Refusal, bare, connection_failed, refusal, secrets
+from incident_messaging.backends.nats.options import Refusal, bare, connection_failed, in_words, met_again, refusal
 from incident_messaging.backends.nats.wire import publish_command
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -28,6 +29,9 @@ _log = logging.getLogger("incident_messaging.nats")
 
 #: How often the client is looked after.
 _WATCH_SECS = 0.5
+
+#: Before the end of a call's time: what an address that says nothing is silent about must be known by then.
+_LAST_WORD_SECS = 0.03
 
 _DENIED = re.compile(r"permissions violation for (publish|subscription)(?: with reply)?(?: of| to) \"([^\"]+)\"")
 
@@ -75,6 +79,7 @@ class Connection:
         self._client: Client | None = None
         self._at = ""
         self._told = ""
+        self._cause = ""
         self._riders: list[Rider] = []
         self._subscriptions: dict[int, _Subscription] = {}
         self._shortcut: tuple[bytes, Shortcut] | None = None
@@ -242,7 +247,7 @@ class Connection:
             else:
                 await self._connect_first()
         except MessagingError as exc:
-            self._give_up(self._used_up() if self.ever else exc)
+            self._give_up(exc)
         except asyncio.CancelledError:
             raise
         except Exception as exc:
@@ -265,26 +270,39 @@ class Connection:
     async def _connect_again(self) -> None:
         delay, limit = FIRST_DELAY, self._config.nats.max_reconnect_attempts
         attempts = 0
-        while refusals := await self._ask_all():
+        while await self._ask_all():
             attempts += 1
             if 0 <= limit < attempts:
-                raise connection_failed(refusals)
+                raise self._used_up()
             await asyncio.sleep(delay)
             delay = self._next_delay(delay)
 
     async def _ask_all(self) -> list[Refusal]:
-        """Ask every address once; none has refused once connected."""
+        """Ask every address once; none has refused once connected.
+
+        Raises:
+            ConfigurationError: An option is not usable, and never was.
+        """
         urls = list(self._config.nats.servers)
         random.shuffle(urls)
         refusals = []
         for url in urls:
-            patience = ADDRESS_SECS if self.ever else Deadline(self._until).wait(ADDRESS_SECS)
-            asked = await dial(self._config.nats, url, patience, self._down)
+            # Who waits is to hear what the last one said.
+            patience = ADDRESS_SECS if self.ever else Deadline(self._until).wait(ADDRESS_SECS) - _LAST_WORD_SECS
+            try:
+                asked = await dial(self._config.nats, url, patience, self._down, self.inbox)
+            except ConfigurationError as exc:
+                if not self.ever:
+                    raise
+                asked = met_again(exc, bare(url))
             if isinstance(asked, Client):
                 self._adopt(asked, [other for other in urls if other != url])
                 return []
             refusals.append(asked)
-        self.error = "; ".join(str(no) for no in refusals)
+        if self.ever:
+            self._tell_once(refusals)
+        else:
+            self.error = in_words(refusals)
         return refusals
 
     def _adopt(self, client: Client, others: list[str]) -> None:
@@ -319,7 +337,7 @@ class Connection:
         else:
             _log.info("NATS connection made (%s)", self._where())
         self.state = "connected"
-        self._at, self._told = self._where(), ""
+        self._at, self._told, self._cause = self._where(), "", ""
         self.max_payload = client.max_payload
         client.options["reconnect_time_wait"] = FIRST_DELAY
         self.write(b"".join(_subscribe_command(sid, entry) for sid, entry in self._subscriptions.items()))
@@ -333,7 +351,7 @@ class Connection:
         if self.state != "connected":
             return
         self.state = "disconnected"
-        self.error = f"connection lost ({self._at})"
+        self.error = f"connection lost ({self._at})" + (f": {self._cause}" if self._cause else "")
         _log.warning("NATS %s, connecting again", self.error)
         for request in self._requests.values():
             if not request.answer.done():
@@ -347,21 +365,33 @@ class Connection:
     async def _trouble(self, exc: Exception) -> None:
         denied = _DENIED.search(str(exc))
         if denied is not None:
-            self.error = str(exc).removeprefix("nats: ")
-            _log.error("NATS: %s", self.error)
-            for request in self._requests.values():
-                if request.subject.lower() == denied[2] and not request.answer.done():
-                    request.answer.set_exception(PermissionError(self.error))
-            for rider in list(self._riders):
-                rider.denied(denied[1], denied[2])
+            self._deny(str(exc).removeprefix("nats: "), denied[1], denied[2])
+        elif self.state == "connected" and type(exc) is nats.errors.Error:
+            self._cause = refusal(exc).words  # the server's last words, before it hangs up
         elif self.state == "disconnected" and self._client is not None:
-            # An attempt that was refused leaves its socket open; a secret that was changed counts from now on.
+            # An attempt that was refused leaves its socket open.
             self._client.abort()
-            with suppress(ConfigurationError):
-                self._client.options.update(secrets(self._config.nats))
-                self.error = str(refusal(exc, self._addresses()))
+            self._tell_once([met_again(exc, self._addresses())])
             delay = self._client.options["reconnect_time_wait"]
             self._client.options["reconnect_time_wait"] = self._next_delay(delay)
+
+    def _deny(self, words: str, action: str, subject: str) -> None:
+        self.error = words
+        _log.error("NATS: %s", words)
+        # Without its inbox no answer to any request arrives.
+        deaf = action == "subscription" and subject.startswith(self.inbox.lower())
+        for request in self._requests.values():
+            if (deaf or request.subject.lower() == subject) and not request.answer.done():
+                request.answer.set_exception(PermissionError(words))
+        for rider in list(self._riders):
+            rider.denied(action, subject)
+
+    def _tell_once(self, refusals: list[Refusal]) -> None:
+        """Why the connection cannot be made again; what does not pass by itself is logged, once per change."""
+        self.error = words = in_words(refusals)
+        if words != self._told and any(no.code != "unreachable" for no in refusals):
+            self._told = words
+            _log.error("NATS cannot connect again: %s", words)
 
     async def _lame_duck(self) -> None:
         # The server is about to leave and closes its clients one by one: go before it does.
