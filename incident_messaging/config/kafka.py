@@ -92,12 +92,13 @@ class KafkaConfig:
         ssl_cert_file: The client's certificate (PEM).
         ssl_key_file: The key of the client's certificate (PEM).
         ssl_key_password: The password of the key.
-        ssl_key_password_file: A file with the password of the key, read at each connection.
+        ssl_key_password_file: A file with the password of the key. When it or one of the three above changes,
+            certificates are read anew.
         enable_sasl: Whether to log in by SASL.
         sasl_mechanism: How to log in.
         sasl_username: The user's name.
         sasl_password: The user's password.
-        sasl_password_file: A file with the password, read at each connection.
+        sasl_password_file: A file with the password; when it changes, the new one is used from then on.
         sasl_oauth_token: For ``OAUTHBEARER``: called without arguments, from any thread, it returns a
             token and the Unix time in seconds at which that expires. To be set in code only.
         create_topics: Whether a topic is made where it is missing.

@@ -167,8 +167,11 @@ def nats_cluster_rig() -> Iterator[NatsClusterRig]:
 
 @contextmanager
 def kafka_cluster_rig() -> Iterator[KafkaClusterRig]:
-    with KafkaCluster(3) as cluster, proxy(cluster.nodes[0].port) as between:
-        kafka = {"bootstrap_servers": cluster.bootstrap_servers, "partitions": 3, "session_timeout_ms": 6_000}
+    # Three copies because the service asks for them, not because the cluster makes them by itself.
+    config = {"default.replication.factor": "1"}
+    with KafkaCluster(3, config=config) as cluster, proxy(cluster.nodes[0].port) as between:
+        servers = {"bootstrap_servers": cluster.bootstrap_servers}
+        kafka = servers | {"replication_factor": 3, "partitions": 3, "session_timeout_ms": 6_000}
         settings = {"backend": "kafka", "topic_prefix": PREFIX, "kafka": kafka}
         yield KafkaClusterRig(cluster.nodes[0], between, settings, cluster=cluster)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,10 +75,11 @@ def test_extra_is_passed_through_and_debug_is_kept() -> None:
     assert settings.consumer(made, GROUP)["debug"] == "broker,topic"
 
 
-def test_tls_and_login() -> None:
+def test_tls_and_login(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
     made = KafkaConfig(
         enable_ssl=True,
-        ssl_ca_file="ca.pem",
+        ssl_ca_file=tmp_path / "ca.pem",
         enable_sasl=True,
         sasl_mechanism="SCRAM-SHA-512",
         sasl_username="u",
@@ -85,7 +87,7 @@ def test_tls_and_login() -> None:
     )
     properties = settings.connection(made)
     assert properties["security.protocol"] == "sasl_ssl"
-    assert properties["ssl.ca.location"] == "ca.pem"
+    assert properties["ssl.ca.location"] == str(tmp_path / "ca.pem")
     assert (properties["sasl.mechanism"], properties["sasl.username"]) == ("SCRAM-SHA-512", "u")
     assert properties["sasl.password"] == "p"
     assert settings.connection(KafkaConfig())["security.protocol"] == "plaintext"

@@ -29,6 +29,8 @@ from incident_messaging.backends.base import (
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.archive import TopicArchive
 from incident_messaging.backends.kafka.consumer import consumer_for
+from incident_messaging.backends.kafka.credentials import Credentials
+from incident_messaging.backends.kafka.diagnosis import tls_trouble
 from incident_messaging.backends.kafka.link import Link, log
 from incident_messaging.backends.kafka.pending import Pending, PendingRecords
 from incident_messaging.backends.kafka.polling import GRACE, PollingConsumer
@@ -52,6 +54,8 @@ _PROBE = 0.5
 #: How long the helper waits for one answer of the broker before it looks whether it is still wanted.
 _ANSWER = 2.0
 
+#: How long a client that is replaced has to send what it has, before it is taken back from it.
+_DRAIN = 5.0
 #: Seconds that it takes to tell the sender of one record that nothing more is known of it.
 _TELLING = 1e-4
 
@@ -67,11 +71,14 @@ class KafkaBroker(MessageProducer):
 
     def __init__(self, config: MessagingConfig) -> None:
         self._config = config
-        self._link = Link(config.kafka.bootstrap_servers)
+        self._link = Link(config.kafka.bootstrap_servers, partial(tls_trouble, config.kafka))
+        self._credentials = Credentials(config.kafka)
         self._topics = Topics(config.kafka)
         self._lock = threading.RLock()  # guards what follows
         self._changed = threading.Condition(self._lock)  # told when the link or a thread has changed
         self._client: Producer | None = None
+        self._leaving: Producer | None = None  # sends what it has, while a new one waits to take over
+        self._taken_back: list[Pending] = []
         self._pending = PendingRecords()
         self._held: dict[str, list[Pending]] = {}
         self._consumers: list[PollingConsumer] = []
@@ -217,6 +224,9 @@ class KafkaBroker(MessageProducer):
             failed = errors.no_offset(topic or "") if offset is None else None
             self._finish(pending, failed, Position(topic=topic, partition=partition, offset=offset))
             return
+        if error.code() == (KafkaError._AUTHENTICATION if self._leaving is None else KafkaError._PURGE_QUEUE):
+            self._taken_back.append(pending)  # to be sent again
+            return
         if error.code() in errors.UNKNOWN_TOPIC:
             self._topics.forget(pending.record.topic)
         self._finish(pending, errors.publish(error, pending.record.topic))
@@ -248,14 +258,19 @@ class KafkaBroker(MessageProducer):
             self._give_up(last=True)
 
     def _make_client(self) -> None:
-        errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
-        properties = settings.producer(self._config) | {"error_cb": self._link.error}
-        try:
-            client = Producer(properties, logger=self._link)
-        except (KafkaException, ValueError, TypeError) as exc:
-            raise errors.not_created(self._link.servers, exc) from exc
+        client = self._new_client()
         with self._lock:
             self._client = client
+
+    def _new_client(self) -> Producer:
+        errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
+        try:  # no name for the properties: a traceback may show a frame's names, and they hold secrets
+            with self._credentials.used():
+                return Producer(settings.producer(self._config) | {"error_cb": self._link.error}, logger=self._link)
+        except MessagingError:
+            raise
+        except (KafkaException, ValueError, TypeError) as exc:
+            raise errors.not_created(self._link.servers, exc) from exc
 
     def _turn(self) -> None:
         assert self._client is not None
@@ -265,6 +280,10 @@ class KafkaBroker(MessageProducer):
         except KafkaException as exc:  # so it tells of errors after which the producer is of no use
             self._replace(errors.of(exc))
             return
+        if self._taken_back:
+            self._change_to(self._client, Deadline.after(0.0))
+        if self._credentials.outdated(self._client):
+            self._renew()
         if is_new and _has_answered(self._client):
             self._link.up()
         if self._link.refusals > refusals:
@@ -276,10 +295,13 @@ class KafkaBroker(MessageProducer):
 
     def _poll(self, seconds: float) -> None:
         """Be told of all reports that are there, and act on them together."""
-        assert self._client is not None  # no name for it here: a frame that somebody keeps would keep it alive
+        # No name for the client here: a frame that somebody keeps would keep it alive.
         self._bursting = threading.get_ident()
         try:
-            self._client.poll(seconds)
+            if self._leaving is not None:
+                self._leaving.poll(seconds)
+            elif self._client is not None:
+                self._client.poll(seconds)
         finally:
             self._bursting = None
             self.told()
@@ -297,6 +319,47 @@ class KafkaBroker(MessageProducer):
         while refused and not self._held and not self._is_over():
             self._rest(_SLICE)  # it would be refused again: wait for somebody who wants it
         self._make_client()
+
+    def _renew(self) -> None:
+        """Go over to a client that has read the certificates anew."""
+        try:
+            client = self._new_client()
+        except MessagingError as exc:  # half of the files may be new: the old one goes on
+            self._credentials.tell(str(exc))
+            return
+        self._change_to(client, Deadline.after(_DRAIN))
+        log.info("Kafka certificates have changed: the producer has read them anew (%s)", self._link.servers)
+
+    def _change_to(self, client: Producer, patience: Deadline) -> None:
+        """Go over to another client, or let one that was not let in begin anew: no record is lost or out of its order.
+
+        What the old one has it sends to its end, and what comes in the meantime is held. When patience is over, or
+        there is no connection any more, what it has not sent is taken back. A record whose answer was cut off is
+        among that and may be stored twice: docs/decisions/0013-rotation-on-kafka.rst.
+        """
+        with self._lock:
+            self._leaving, self._client = self._client, None
+        while self._leaving and len(self._leaving) and not self._is_over():
+            with suppress(KafkaException):  # a client of no use gives back what it has, too
+                if patience.over or self._link.state == "disconnected":
+                    self._leaving.purge(in_flight=False, blocking=False)
+                self._poll(_SLICE)
+            self._end_overdue()
+        if self._is_over():
+            self._purge()
+        with self._lock:
+            self._leaving, self._client = None, client
+            taken, self._taken_back = self._taken_back, []
+            self._hold_first([pending for pending in taken if pending in self._pending])
+
+    def _hold_first(self, taken: Sequence[Pending]) -> None:
+        """Hold records that a client has given back, before those that came later. The lock is held."""
+        before: dict[str, list[Pending]] = {}
+        for pending in taken:
+            pending.sent = False
+            before.setdefault(pending.record.topic, []).append(pending)
+        for topic, held in before.items():
+            self._held[topic] = held + self._held.get(topic, [])
 
     def _rest(self, seconds: float) -> None:
         deadline = Deadline.after(seconds)
@@ -337,7 +400,7 @@ class KafkaBroker(MessageProducer):
 
     def _purge(self) -> None:
         """Throw away what librdkafka has, with a report for each, so that nothing goes out behind our back."""
-        client = self._client
+        client = self._leaving or self._client
         if client is not None and len(self._pending):
             with suppress(KafkaException):
                 client.purge(blocking=False)

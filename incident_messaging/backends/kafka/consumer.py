@@ -245,7 +245,7 @@ class GroupConsumer(PollingConsumer):
                     partition.committed(offset.offset)
                     self._places.met(partition.place)
                 elif not errors.passes(failed):
-                    self._broken = errors.subscribe(failed, f"the commit for {self._spec.name}")
+                    self._broken = errors.subscribe(failed, f"the commit for {self._spec.name}", self._spec.name)
                 elif not partition.gone:
                     partition.not_committed()
                     self._retry_at = now() + _RETRY

@@ -6,8 +6,10 @@ https://github.com/confluentinc/librdkafka/blob/master/src/rdkafka.h (``rd_kafka
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -68,6 +70,14 @@ _FINAL = DENIED | frozenset(
         KafkaError.TOPIC_EXCEPTION,
     }
 )
+#: Properties of files that a client is not made without, by the fields that they come from.
+_FILES: Final = {
+    "ssl.ca.location": "kafka.ssl_ca_file",
+    "ssl.certificate.location": "kafka.ssl_cert_file",
+    "ssl.key.location": "kafka.ssl_key_file",
+}
+#: TLS alerts by which a server refuses a client's certificate, or the lack of one (RFC 8446, section 6).
+_CERTIFICATE_ALERT = re.compile(r"SSL alert number (4[2-8]|116)\b")
 
 
 def of(exc: BaseException) -> KafkaError:
@@ -92,22 +102,59 @@ def not_created(servers: str, exc: BaseException) -> MessagingError:
     """A client that could not be made: no token to log in with, or a property that is not taken."""
     if of(exc).code() == KafkaError.SASL_AUTHENTICATION_FAILED:
         return no_connection(servers, exc)
-    text = f"Kafka does not take the configuration: {of(exc).str().strip()}"
+    said = of(exc).str().strip()
+    text = f"Kafka does not take the configuration: {_bad_file(said)}{said}"
     return caused(ConfigurationError(text, backend="kafka"), exc)
 
 
-def no_connection(servers: str, error: KafkaError | BaseException | None) -> ConnectionFailed:
-    """No connection to any of the addresses; the kind is told by the last error."""
+def _bad_file(said: str) -> str:
+    """Which file it is, in words, where librdkafka quotes OpenSSL alone."""
+    field = next((field for name, field in _FILES.items() if f"{name} failed" in said), None)
+    if field is None:
+        return ""
+    if "key values mismatch" in said:
+        return "kafka.ssl_key_file is not the key of kafka.ssl_cert_file: "
+    if field == "kafka.ssl_key_file":
+        return f"{field} holds no key (PEM), or kafka.ssl_key_password does not open it: "
+    return f"{field} holds no certificate (PEM): "
+
+
+def no_connection(servers: str, error: KafkaError | BaseException | None, found: str = "") -> ConnectionFailed:
+    """No connection to any of the addresses; the kind is told by the last error.
+
+    Args:
+        servers: The addresses, for the text.
+        error: What librdkafka said last.
+        found: What is wrong with TLS, or that it is missing, where a look of our own has shown it (`diagnosis`).
+    """
     kafka = of(error) if isinstance(error, BaseException) else error
     detail = kafka.str() if kafka is not None else ""
     code = kafka.code() if kafka is not None else KafkaError._TRANSPORT
     if code in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
-        text, kind = f"Kafka login failed: {detail} ({servers}): check sasl_mechanism and credentials", "unauthorized"
-    elif code == KafkaError._SSL or "SSL" in detail:
-        text, kind = f"Kafka TLS session failed: {detail} ({servers}): check enable_ssl and ssl_ca_file", "tls"
+        remedy = "check sasl_mechanism and credentials"
+        if "current SASL state" in detail:
+            remedy = "this listener takes no login: unset enable_sasl, or use the address of another listener"
+        text, kind = f"Kafka login failed: {detail} ({servers}): {remedy}", "unauthorized"
+    elif found or code == KafkaError._SSL or "SSL" in detail:
+        why = f"{found}: {detail}" if found and "SSL" in detail else found or detail
+        text, kind = f"Kafka TLS session failed: {why} ({servers}): {_tls_remedy(detail, found)}", "tls"
     else:
         text, kind = f"Kafka producer creation failed: broker not available ({servers})", "unreachable"
     return caused(ConnectionFailed(text, code=kind, backend="kafka"), error)
+
+
+def _tls_remedy(detail: str, found: str) -> str:
+    if _CERTIFICATE_ALERT.search(detail):
+        return "the broker does not accept the client's certificate, or wants one: check ssl_cert_file and ssl_key_file"
+    if "closed by peer" in detail:
+        return "the listener may speak no TLS: check enable_ssl"
+    return "check enable_ssl" if found and "SSL" not in detail else "check enable_ssl and ssl_ca_file"
+
+
+def hung_up(servers: str) -> ConnectionFailed:
+    """A server that takes connections, and ends them before a request is answered."""
+    text = f"Kafka closed the connection without an answer ({servers}): it may want a login (enable_sasl)"
+    return ConnectionFailed(text, code="unauthorized", backend="kafka")
 
 
 def check_token(servers: str, token: Callable[[], object] | None) -> None:
@@ -115,14 +162,34 @@ def check_token(servers: str, token: Callable[[], object] | None) -> None:
 
     Raises:
         ConnectionFailed: There is none (``unauthorized``).
+        ConfigurationError: What came is none.
     """
     if token is None:
         return
     try:
-        token()
+        checked_token(token())
+    except ConfigurationError:
+        raise
     except Exception as exc:
         text = f"Kafka login failed: sasl_oauth_token raised {type(exc).__name__}: {exc} ({servers})"
         raise ConnectionFailed(text, code="unauthorized", backend="kafka") from exc
+
+
+def checked_token(given: Any) -> tuple[str, float]:
+    """What a source of tokens gave, if it is a token that can be used.
+
+    Raises:
+        ConfigurationError: It is not. What was given is not shown.
+    """
+    try:
+        token, expires = given
+        fits = isinstance(token, str) and token != "" and expires > time.time()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        text = "kafka.sasl_oauth_token must return a token and the Unix time in seconds at which it expires, in future"
+        raise ConfigurationError(text, backend="kafka")
+    return token, float(expires)
 
 
 def publish(error: KafkaError, topic: str) -> MessagingError:
@@ -187,18 +254,28 @@ def no_topic(topic: str) -> PublishFailed:
 
 
 def not_made(topic: str, error: KafkaError) -> PublishFailed:
-    """A topic that is missing and could not be made."""
-    code = "denied" if error.code() in DENIED else "rejected"
+    """A topic that is missing and could not be made, or that the user is not shown."""
     text = f"Kafka has no topic {topic}, and making it failed: {error.str()}"
-    return caused(PublishFailed(text, code=code, backend="kafka"), error)
+    if error.code() not in DENIED:
+        return caused(PublishFailed(text, code="rejected", backend="kafka"), error)
+    remedy = "the user needs the ACL Write on the topic, and Create where it is still to be made"
+    text = f"Kafka shows the user no topic {topic} ({error.str()}): {remedy}"
+    return caused(PublishFailed(text, code="denied", backend="kafka"), error)
 
 
-def subscribe(error: KafkaError, what: str) -> SubscribeFailed:
-    """A place that cannot be had for good."""
+def subscribe(error: KafkaError, what: str, group: str = "") -> SubscribeFailed:
+    """A place that cannot be had for good; ``group`` is the name of the group, which Kafka does not say."""
     denied = error.code() in DENIED
-    remedy = ": the user needs the ACL Read on topic and group" if denied else ""
-    text = f"Kafka refused {what}: {error.str()}{remedy}"
+    text = f"Kafka refused {what}: {error.str()}{_missing_right(error, group)}"
     return caused(SubscribeFailed(text, code="denied" if denied else "no_topic", backend="kafka"), error)
+
+
+def _missing_right(error: KafkaError, group: str) -> str:
+    if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+        return f": the user needs the ACL Read on the group {group} (for a broadcast, Describe)"
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return ": the user needs the ACL Read on the topic (Write on that of the dead letters), Create to make it"
+    return ": the user needs the ACL Read on topic and group" if error.code() in DENIED else ""
 
 
 def consume(error: KafkaError, name: str) -> BackendUnavailable:

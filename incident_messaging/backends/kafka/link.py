@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from confluent_kafka import KafkaError
@@ -23,6 +24,8 @@ _FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
 #: A topic's id in the broker's metadata differs from the one before; logged with ``debug=topic``.
 _REMADE = re.compile(r"Topic (\S+) changed id from (\S+) to ")
 _NO_ID = "A" * 22
+#: A server that asks for a login takes the first request, and hangs up at the second where there is none.
+_SHOWN_OUT = re.compile(r"Disconnected\b.*closed by peer.* in state UP\)")
 #: Fetch 15 came with Kafka 3.5 (KIP-903), the oldest that is supported.
 _OLDEST_FETCH = 15
 #: Failures that say no for the whole server, not for one of the addresses behind its name.
@@ -70,14 +73,18 @@ class Link(DebugLog):
         refusal: What they said last.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, tls_trouble: Callable[[str], str] = lambda _server: "") -> None:
+        """Begin without a connection; ``tls_trouble`` looks what is wrong with TLS at an address (`diagnosis`)."""
         self.servers = ", ".join(_addresses(bootstrap_servers))
         self.state: Literal["new", "connected", "disconnected"] = "new"
         self.trouble: str | None = None
         self.refusals = 0
         self.refusal: MessagingError | None = None
+        self._tls_trouble = tls_trouble
+        self._too_old: ConfigurationError | None = None
         self._last: KafkaError | None = None
         self._silent = True
+        self._shown_out = False
         self._noes = dict.fromkeys(_addresses(bootstrap_servers), 0)
 
     @property
@@ -87,8 +94,8 @@ class Link(DebugLog):
 
     @property
     def hopeless(self) -> MessagingError | None:
-        """The refusal, if trying again cannot help: the configuration, or the broker's version."""
-        return self.refusal if isinstance(self.refusal, ConfigurationError) else None
+        """The refusal, if trying again cannot help: the broker's version. A file may be there the next time."""
+        return self._too_old
 
     def error(self, error: KafkaError) -> None:
         """librdkafka's ``error_cb``."""
@@ -104,7 +111,9 @@ class Link(DebugLog):
             self._count(error)
 
     def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
-        """librdkafka's log; one line of it tells the broker's version."""
+        """librdkafka's log; one line of it tells the broker's version, one that a login is missing."""
+        if facility == "FAIL" and "Disconnected" in text:
+            self._shown_out = _SHOWN_OUT.search(text) is not None
         if facility == "APIVERSION":
             if found := _FETCH.search(text):
                 self._check_version(int(found[1]))
@@ -142,13 +151,23 @@ class Link(DebugLog):
         # Two for a name: it may stand for an IPv4 and an IPv6 address, and librdkafka tries one at a time.
         if all(noes >= 2 for noes in self._noes.values()):
             self._noes = dict.fromkeys(self._noes, 0)
-            self.refuse(errors.no_connection(self.servers, error))
+            self.refuse(self._refusal(error, named or list(self._noes)))
+
+    def _refusal(self, error: KafkaError, servers: list[str]) -> MessagingError:
+        silent = error.code() == KafkaError._ALL_BROKERS_DOWN
+        found = ""
+        if silent or "certificate verify failed" in error.str():
+            found = self._tls_trouble(servers[0])
+        if silent and not found and self._shown_out:
+            return errors.caused(errors.hung_up(self.servers), error)
+        return errors.no_connection(self.servers, error, found)
 
     def _check_version(self, fetch: int) -> None:
         if fetch < _OLDEST_FETCH:
             self.state = "new"
             text = f"the Kafka broker is older than 3.5, the oldest that is supported ({self.servers})"
-            self.refuse(ConfigurationError(text, backend="kafka"))
+            self._too_old = ConfigurationError(text, backend="kafka")
+            self.refuse(self._too_old)
 
 
 def _addresses(bootstrap_servers: str) -> list[str]:

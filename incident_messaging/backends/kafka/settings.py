@@ -5,10 +5,15 @@ Names and meanings: https://github.com/confluentinc/librdkafka/blob/master/CONFI
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 from incident_messaging.backends.base import ConsumerSpec
+from incident_messaging.backends.kafka import errors
+from incident_messaging.backends.kafka.link import log
 from incident_messaging.config import KafkaConfig, MessagingConfig
+from incident_messaging.errors import ConfigurationError
 
 #: librdkafka's own upper limits.
 _MOST_BYTES = 1_000_000_000
@@ -20,7 +25,11 @@ _FETCH_WAIT_MS = 100
 
 
 def connection(config: KafkaConfig) -> dict[str, Any]:
-    """What every client of a broker needs: where it is, and how to get in."""
+    """What every client of a broker needs: where it is, and how to get in; ``extra`` may hold some of that, too.
+
+    Raises:
+        ConfigurationError: A file cannot be read.
+    """
     properties: dict[str, Any] = {
         "bootstrap.servers": config.bootstrap_servers,
         "client.id": config.client_id,
@@ -31,7 +40,13 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         "socket.keepalive.enable": True,
         "socket.nagle.disable": True,
     }
-    return properties | (_tls(config) if config.enable_ssl else {}) | (_sasl(config) if config.enable_sasl else {})
+    ways_in = (_tls(config) if config.enable_ssl else {}) | (_sasl(config) if config.enable_sasl else {})
+    return {**properties, **ways_in, **config.extra}
+
+
+def admin(config: KafkaConfig) -> dict[str, Any]:
+    """What a client needs that makes topics or deletes records; what it would log is in its answers."""
+    return connection(config) | {"log_level": 0}
 
 
 def producer(config: MessagingConfig) -> dict[str, Any]:
@@ -129,6 +144,8 @@ def _protocol(config: KafkaConfig) -> str:
 
 
 def _tls(config: KafkaConfig) -> dict[str, Any]:
+    for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+        _must_be_readable(f"kafka.{name}", getattr(config, name))
     return _given(
         {
             "ssl.ca.location": config.ssl_ca_file,
@@ -139,6 +156,15 @@ def _tls(config: KafkaConfig) -> dict[str, Any]:
     )
 
 
+def _must_be_readable(name: str, file: str | None) -> None:
+    # librdkafka says neither which file nor why. A folder is allowed: OpenSSL takes one of authorities.
+    try:
+        if file is not None:
+            os.close(os.open(file, os.O_RDONLY))
+    except OSError as exc:
+        raise ConfigurationError(f"{name}: cannot read {file}: {exc.strerror}", backend="kafka") from exc
+
+
 def _sasl(config: KafkaConfig) -> dict[str, Any]:
     token = config.sasl_oauth_token
     return _given(
@@ -146,9 +172,25 @@ def _sasl(config: KafkaConfig) -> dict[str, Any]:
             "sasl.mechanism": config.sasl_mechanism,
             "sasl.username": config.sasl_username,
             "sasl.password": config.resolve_sasl_password(),
-            "oauth_cb": None if token is None else lambda _properties: token(),
+            "oauth_cb": None if token is None else _logged(token),
         }
     )
+
+
+def _logged(token: Callable[[], tuple[str, float]]) -> Callable[[str], tuple[str, float]]:
+    """The source of tokens as librdkafka calls it, on a thread of its own, before the last one expires.
+
+    What the source raises librdkafka swallows, and asks again ten seconds later.
+    """
+
+    def fetch(_properties: str) -> tuple[str, float]:
+        try:
+            return errors.checked_token(token())
+        except Exception as exc:
+            log.warning("sasl_oauth_token gave no token: %s: %s", type(exc).__name__, exc)
+            raise
+
+    return fetch
 
 
 def _given(properties: dict[str, Any]) -> dict[str, Any]:
