@@ -82,7 +82,8 @@ class Single(Leg):
         """
         if (error := self.failure()) is not None:
             raise error
-        return _receipt(self.record, self.topic, self.outcomes())
+        message_id = self.record.headers[MESSAGE_ID]
+        return _single_receipt(message_id, self.topic, self.outlet.backend, self.position, self.duplicate)
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged; ``None`` if it was."""
