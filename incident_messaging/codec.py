@@ -142,14 +142,14 @@ class Codec:
             metadata, payload = self._kept(message, correlation_id), message.payload
         else:
             metadata, payload = self._made(correlation_id), message
-        message_id = metadata["message_id"]
-        return Record(
-            topic=topic,
-            body=self._body(metadata, payload),
-            key=key,
-            headers=_record_headers(message_id, metadata["correlation_id"], headers),
-            dedup_id=f"{message_id}:{topic}",
-        )
+        message_id, correlation_id = metadata["message_id"], metadata["correlation_id"]
+        own = {MESSAGE_ID: message_id, CONTENT_TYPE: "application/json"}
+        if correlation_id is not None:
+            own[CORRELATION_ID] = correlation_id
+        if headers:
+            _add_headers(own, headers)
+        body = self._body(metadata, payload)
+        return Record(topic=topic, body=body, key=key, headers=own, dedup_id=f"{message_id}:{topic}")
 
     def check(self, key: str | None, headers: Mapping[str, str] | None) -> None:
         """Refuse what no message can be sent with.
@@ -284,27 +284,27 @@ def sent_envelope(message: Any, record: Record) -> MessageEnvelope[Any]:
     return message if message.metadata == metadata else MessageEnvelope(metadata, message.payload)
 
 
-def _record_headers(message_id: str, correlation_id: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
-    result = {MESSAGE_ID: message_id, CONTENT_TYPE: "application/json"}
-    if correlation_id is not None:
-        result[CORRELATION_ID] = correlation_id
-    if headers:
-        for name, value in headers.items():
-            _check_header(name, value)
-            result[name] = value
-    return result
+def _add_headers(own: dict[str, str], headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        _check_header(name, value)
+        own[name] = value
 
 
 def _metadata(fields: Mapping[str, Any], received: Received) -> MessageMetadata:
     metadata = read_metadata(fields, "", _UNKNOWN)
     # The broker is asked only for what the writer has not said.
     if not metadata.message_id:
-        metadata.message_id = received.fallback_id
+        metadata.message_id = _as_json_takes(received.fallback_id)
     if metadata.timestamp == _UNKNOWN:
         metadata.timestamp = int(received.timestamp)
-    if metadata.correlation_id is None:
-        metadata.correlation_id = received.header(CORRELATION_ID)
+    if metadata.correlation_id is None and (correlation_id := received.header(CORRELATION_ID)) is not None:
+        metadata.correlation_id = _as_json_takes(correlation_id)
     return metadata
+
+
+def _as_json_takes(text: str) -> str:
+    r"""A header's text without foreign bytes: these as ``\udcff``, so that two ids which differ still do."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _payload_type(message_type: Any) -> Any:

@@ -80,6 +80,14 @@ class MessagingMetrics:
             return float(cell.get())
 
 
+def _is_text(topic: str) -> bool:
+    """Whether it can be a label: a stranger's topic may hold foreign bytes (surrogateescape), and no page can."""
+    try:
+        return topic.isascii() or bool(topic.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _observe(histogram: Any, values: Sequence[float]) -> None:
     """``histogram.observe`` of each value, with one addition for each bucket; there is no public way."""
     if len(values) == 1:
@@ -197,7 +205,7 @@ class Meter:
 
     def _label(self, topic: str) -> str:
         if topic not in _topics_seen:
-            if len(_topics_seen) >= self._limit:
+            if len(_topics_seen) >= self._limit or not _is_text(topic):
                 return OTHER
             _topics_seen.add(topic)
         return topic

@@ -193,15 +193,24 @@ def _tell(what: str, report: DeadLetterReport, as_json: bool) -> None:
 def _line(letter: DeadLetter) -> str:
     when = "-" if letter.failed_at is None else letter.failed_at.isoformat(timespec="seconds").replace("+00:00", "Z")
     why = f"{letter.exception_type}: {letter.exception_message}".replace("\n", " ")
-    return (
+    return _printable(
         f"{letter.position}  {when}  {letter.topic or '-'}  {letter.group or '-'}"
         f"  {letter.attempts} attempts, {letter.redrive_count} redrives  {why:.120}"
     )
 
 
 def _page(letter: DeadLetter) -> str:
-    lines = [f"{name}: {value}" for name, value in _fields(letter).items() if name not in ("stacktrace", "body")]
-    return "\n".join([*lines, "", letter.stacktrace, _fields(letter)["body"]])
+    fields = _fields(letter)
+    texts = (fields.pop("stacktrace"), fields.pop("body"))
+    lines = [_printable(f"{name}: {value}") for name, value in fields.items()]
+    return "\n".join([*lines, "", *(_printable(line) for text in texts for line in text.split("\n"))])
+
+
+def _printable(text: str) -> str:
+    """Text for a terminal: what strangers wrote may hold escape sequences, marks that turn its order, foreign bytes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _as_json(letter: DeadLetter) -> str:
@@ -227,5 +236,6 @@ def _fields(letter: DeadLetter) -> dict[str, Any]:
         "exception_type": letter.exception_type,
         "exception_message": letter.exception_message,
         "stacktrace": letter.stacktrace,
+        "body_cut": letter.body_cut,
         **body,
     }

@@ -7,6 +7,7 @@ broker has confirmed that: what is interrupted in between is done again, and can
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from incident_messaging import topics
 from incident_messaging.backends.base import Archive
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
-from incident_messaging.consuming.graves import kept_headers, redrive_id
+from incident_messaging.consuming.graves import BODY_CUT, kept_headers
 from incident_messaging.consuming.letters import Choice, DeadLetter, Filter, kept_text, read_letter
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, MessagingError
@@ -104,8 +105,8 @@ class DeadLetters:
         """Put dead letters back on their own topic, for the group that gave them up.
 
         Each leaves the dead letters when the broker has acknowledged it. What is interrupted may be called
-        again as it is: JetStream stores what it had already once (within ``duplicate_window_secs``), Kafka twice
-        at worst.
+        again as it is: a JetStream on which they lay stores what it had already once (within
+        ``duplicate_window_secs``), Kafka, and a JetStream to which they go from Kafka, twice at worst.
 
         Args:
             to: The broker to put them on, of two; ``None`` is where each lies.
@@ -265,6 +266,8 @@ class _Redrive:
             return "x-dlq-original-topic is no topic's name"
         if letter.redrive_count >= self._most:
             return f"redriven {letter.redrive_count} times already"
+        if letter.body_cut:
+            return f"its body was cut to fit into a dead letter ({BODY_CUT}): the rest of the message is not there"
         return None
 
     def do(self, outlet: Outlet, chunk: list[_Found]) -> tuple[list[_Found], list[MessagingError]]:
@@ -288,19 +291,19 @@ class _Redrive:
     def _record(self, found: _Found, target: Outlet, source: Outlet) -> Record:
         letter, received = found.letter, found.received
         assert letter.original_topic is not None
-        at = letter.original if letter.original.has_place else letter.position
         count = letter.redrive_count + 1
         headers = {"x-redrive-count": str(count)}
         if letter.group and not self._every_group:
             headers["x-redrive-group"] = letter.group
-        same = target is source  # else the raw form is another broker's
+        same = target is source  # else the raw form is another broker's, and so is the id
+        letter_id = received.fallback_id if same else secrets.token_hex(16)
         return Record(
             topic=letter.original_topic,
             body=letter.body,
             key=letter.key,
             headers=headers if same else kept_text(received) | headers,
             raw_headers=kept_headers(received.raw_headers) if same else (),
-            dedup_id=redrive_id(letter.group or "", at, count),
+            dedup_id=f"{letter_id}:r{count}",
             reserve=0,
         )
 

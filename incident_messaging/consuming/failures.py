@@ -152,7 +152,7 @@ class Failures:
         plan.broker.send(
             grave.record,
             Deadline.after(plan.burial_timeout),
-            lambda _position, _duplicate, error: self._buried(entry, error),
+            lambda _position, _duplicate, error: self._buried(entry, error),  # a duplicate is of an earlier try here
         )
 
     def _buried(self, entry: Entry, error: MessagingError | None) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import attrs
 
-from incident_messaging.record import Position, RawHeader, Received, Record
+from incident_messaging.record import RESERVE, RawHeader, Received, Record
 
 #: Characters of a stack trace that a dead letter keeps, the last ones.
 STACK_LIMIT = 8_192
+#: The header of a dead letter whose body is only the beginning: how many bytes it had.
+BODY_CUT = "x-dlq-body-cut"
+#: Bytes of a body that are never cut: it would gain little more than that header takes.
+_LEFT = 64
 
 #: Names that a dead letter does not take over: the last dead letter's, and the broker's own.
 _NOT_COPIED = ("x-dlq-", "x-redrive-", "nats-", "x-key")
@@ -65,8 +70,6 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         group: The group that gave it up.
         backend: The broker's short name.
     """
-    redriven = received.headers.get("x-redrive-count", "0")
-    position = received.position
     headers = {
         "x-dlq-original-topic": received.topic,
         **_place(received),
@@ -77,14 +80,15 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         "x-dlq-group": group,
         "x-dlq-backend": backend,
         "x-dlq-failed-at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "x-dlq-redrive-count": redriven,
+        "x-dlq-redrive-count": str(count_in(received.headers.get("x-redrive-count")) or 0),
     }
     return Record(
         topic=topic,
         body=received.body or b"",
         key=received.key,
         headers=headers,
-        dedup_id=_identity(group, position) if position.has_place else f"dlq:{group}:{received.fallback_id}",
+        # Nobody may take it beforehand: docs/decisions/0015-ids-of-dead-letters.rst.
+        dedup_id=f"dlq:{group}:{secrets.token_hex(16)}",
         raw_headers=kept_headers(received.raw_headers),
         reserve=0,
     )
@@ -93,15 +97,25 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
 def shed(record: Record) -> Record | None:
     """The same dead letter without the next thing that it can do without, or ``None``.
 
-    In turn: the stack trace, the exception's message, the user's headers. The rest says where it
-    came from and stays.
+    In turn: the stack trace, the exception's message, the user's headers, the key, and the end of the
+    body, piece by piece. The rest says where it came from and stays.
     """
     for name in ("x-dlq-stacktrace", "x-dlq-exception-message"):
         if name in record.headers:
             return attrs.evolve(record, headers={k: v for k, v in record.headers.items() if k != name})
     if record.raw_headers:
         return attrs.evolve(record, raw_headers=())
-    return None
+    if record.key is not None:
+        return attrs.evolve(record, key=None)
+    return _cut(record) if len(record.body) > _LEFT else None
+
+
+def _cut(record: Record) -> Record:
+    """At first only what the headers need: a message that the broker took has a dead letter then."""
+    size = len(record.body)
+    first = BODY_CUT not in record.headers and size > 2 * RESERVE
+    headers = {BODY_CUT: str(size), **record.headers}
+    return attrs.evolve(record, headers=headers, body=record.body[: size - RESERVE if first else size // 2])
 
 
 def _place(received: Received) -> Mapping[str, str]:
@@ -116,14 +130,9 @@ def _place(received: Received) -> Mapping[str, str]:
     }
 
 
-def redrive_id(group: str, original: Position, count: int) -> str:
-    """What JetStream compares of a message that is put back for the ``count``-th time."""
-    return f"{_identity(group, original)}:r{count}"
-
-
-def _identity(group: str, original: Position) -> str:
-    at = original if original.stream is None else f"{original.stream}:{original.sequence}"
-    return f"dlq:{group}:{at}"
+def count_in(text: str | None) -> int | None:
+    """The number that a header gives, if it does; anybody may have written it."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def kept_headers(pairs: Sequence[RawHeader]) -> Sequence[RawHeader]:

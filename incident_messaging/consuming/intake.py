@@ -139,6 +139,10 @@ class Intake(HandOut[T]):
             raise self._error
         return self._closed.is_set()
 
+    def is_busy(self, besides: int) -> bool:
+        """See `HandOut.is_busy`; what an iterating thread still has of a closed one went back to the group."""
+        return not (self.closed and self.plan.callback is None) and super().is_busy(besides)
+
     # -- what the service and a delivery ask ------------------------------------------------------
 
     def open(self, consumer: MessageConsumer, deadline: Deadline) -> None:

@@ -11,7 +11,7 @@ import attrs
 from incident_messaging import topics
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import REPEATED
-from incident_messaging.consuming.graves import is_kept
+from incident_messaging.consuming.graves import BODY_CUT, count_in, is_kept
 from incident_messaging.consuming.options import backend_of
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.forms import parse_rfc3339
@@ -39,6 +39,7 @@ class DeadLetter:
         key: The message's key.
         headers: The user's headers.
         body: The message's bytes, as they were.
+        body_cut: Whether these are only the beginning, because the whole did not fit into a dead letter.
         position: Where the dead letter itself lies.
     """
 
@@ -56,6 +57,7 @@ class DeadLetter:
     key: str | None
     headers: Mapping[str, str]
     body: bytes
+    body_cut: bool
     position: Position
 
 
@@ -144,12 +146,13 @@ def read_letter(received: Received, backend: MessagingBackend, prefix: str) -> D
         exception_type=get("x-dlq-exception-type", ""),
         exception_message=get("x-dlq-exception-message", ""),
         stacktrace=get("x-dlq-stacktrace", ""),
-        attempts=_number(get("x-dlq-attempts")) or 0,
+        attempts=count_in(get("x-dlq-attempts")) or 0,
         failed_at=_time(get("x-dlq-failed-at")),
-        redrive_count=_number(get("x-dlq-redrive-count")) or 0,
+        redrive_count=count_in(get("x-dlq-redrive-count")) or 0,
         key=received.key,
         headers={name: text for name, text in kept_text(received).items() if name.lower() not in REPEATED},
         body=received.body or b"",
+        body_cut=BODY_CUT in received.headers,
         position=received.position,
     )
 
@@ -162,17 +165,13 @@ def kept_text(received: Received) -> dict[str, str]:
 def _original(headers: Mapping[str, str], topic: str | None) -> Position:
     if "x-dlq-original-stream" in headers:
         return Position(
-            stream=headers["x-dlq-original-stream"], sequence=_number(headers.get("x-dlq-original-sequence"))
+            stream=headers["x-dlq-original-stream"], sequence=count_in(headers.get("x-dlq-original-sequence"))
         )
     return Position(
         topic=topic,
-        partition=_number(headers.get("x-dlq-original-partition")),
-        offset=_number(headers.get("x-dlq-original-offset")),
+        partition=count_in(headers.get("x-dlq-original-partition")),
+        offset=count_in(headers.get("x-dlq-original-offset")),
     )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -57,9 +57,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns of each contestant of a row (5; quick: 2)")
     parser.add_argument("--messages", type=int, help="messages of a turn, where they are fast (50000; quick: 5000)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="keep the raw figures in a file")
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", default=PEERS, help="of the peers' environment")
+    parser.add_argument("--peers", type=_anywhere, metavar="PYTHON", default=PEERS, help="of the peers' environment")
     parser.add_argument("--quick", action="store_true", help="a look in three minutes instead of twenty")
     return parser.parse_args()
+
+
+def _anywhere(text: str) -> Path:
+    """A path that contestants find too, which run elsewhere; a link stays one, or another Python would run."""
+    return Path(text).absolute()
 
 
 def _chosen(text: str) -> list[str]:

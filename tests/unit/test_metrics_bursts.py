@@ -1,4 +1,4 @@
-"""Many values at once are counted as one after another."""
+"""Many values at once are counted as one after another; strange topics leave the page of metrics readable."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def test_a_burst_fills_the_same_buckets(values: list[float]) -> None:
 
     assert told(many) == told(one)
     assert abs(burst._sum.get() - single._sum.get()) < 1e-6
+
+
+def test_a_topic_of_foreign_bytes_is_no_label() -> None:
+    meter = metrics.Meter(enabled=True, topic_limit=1_000_000)
+    before = metrics.MESSAGING_METRICS.value("messages_consumed", topic=metrics.OTHER, backend="nats")
+    meter.consumed("orders.\udcff", "nats", 1)
+    meter.consumed("orders.\u00e4", "nats", 1)
+    assert metrics.MESSAGING_METRICS.value("messages_consumed", topic=metrics.OTHER, backend="nats") == before + 1
+    assert 'topic="orders.\u00e4"' in generate_latest().decode()

@@ -88,6 +88,16 @@ def test_one_header_is_found_as_among_all() -> None:
     assert wire.Message("t.x", None, b"").header("a") is None
 
 
+def test_few_names_are_remembered_and_long_ones_never() -> None:
+    made: list[str] = []
+    memory = wire._Memory(lambda name: made.append(name) or name.upper(), 8)
+    assert [memory[name] for name in ("a", "a", "n" * 9, "n" * 9)] == ["A", "A", "N" * 9, "N" * 9]
+    assert made == ["a", "n" * 9, "n" * 9]
+    for number in range(3 * wire._REMEMBERED):
+        memory[str(number)]
+    assert len(memory) <= wire._REMEMBERED
+
+
 def test_a_foreign_writers_per_cent_sign_is_left_alone() -> None:
     assert wire.decode(b"100% sure") == "100% sure"
 

@@ -159,6 +159,34 @@ def test_consume_that_nobody_reads_leaves_nothing_open(service: MessagingService
     assert until(lambda: not service._intakes(), 1.0)
 
 
+def test_what_a_closed_subscription_left_in_a_hand_holds_nobody_back(service: MessagingService) -> None:
+    subscription = service.subscribe("orders", group="g", auto_ack=False)
+    service.publish("orders", {"n": 1})
+    assert subscription.next(1.0) is not None
+    assert subscription._intake.is_busy(besides=0)
+    subscription.close()
+    assert not subscription._intake.is_busy(besides=0)
+
+
+def test_a_callback_that_a_closed_subscription_left_running_is_busy(service: MessagingService) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act(_: Delivery[Any]) -> None:
+        begun.set()
+        go_on.wait(10.0)
+
+    subscription = service.subscribe("orders", group="g", callback=act)
+    service.publish("orders", {"n": 1})
+    assert begun.wait(10.0)
+    assert len(subscription.close(0.1)) == 1
+    try:
+        assert subscription.closed
+        assert subscription._intake.is_busy(besides=0)
+    finally:
+        go_on.set()
+    assert until(lambda: not subscription._intake.is_busy(besides=0))
+
+
 def test_a_limit_bounds_the_prefetch(service: MessagingService) -> None:
     service.publish_batch("orders", [{"n": n} for n in range(10)])
     reading = service.consume("orders", group="g", limit=2)

@@ -26,6 +26,8 @@ from incident_messaging.errors import MessagingError, Timeout
 from incident_messaging.record import Received
 
 _MARK = "x-dlq-removed"
+#: Digits of the largest offset; a mark with more of them is forged.
+_MOST_DIGITS = 19
 #: The longest wait in C for messages or reports, and for an answer: only between two of them Ctrl-C is heard.
 _SLICE = 0.1
 _ANSWER = 1.0
@@ -179,6 +181,6 @@ class TopicArchive(Archive):
 def _named_by(message: Message[Any, Any]) -> set[int]:
     """The offsets that a mark takes out, its own and the one that it names; none of any other record."""
     named: Any = dict(raw_headers(message)).get(_MARK)
-    if message.value() is not None or not named or not named.isdigit():
+    if message.value() is not None or not named or not named.isdigit() or len(named) > _MOST_DIGITS:
         return set()
     return {message.offset() or 0, int(named)}

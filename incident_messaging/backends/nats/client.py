@@ -21,7 +21,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, PERMISSIONS_ERR, Parser
 
 _log = logging.getLogger("incident_messaging.nats")
 
-#: ``handler(subject, reply, body, headers)``: a message as it came; must not raise.
+#: ``handler(subject, reply, body, headers)``: a message as it came (foreign bytes by surrogateescape); must not raise.
 Handler = Callable[[str, str, bytes, bytes | None], None]
 
 #: ``shortcut(data, at)``: takes the whole messages of the usual form that begin there; returns where they end.
@@ -92,7 +92,11 @@ class Client(NatsPyClient):
         if handler is None:
             return
         try:
-            handler(subject.decode(), reply.decode(), body, headers)
+            to, answer = subject.decode(), reply.decode()
+        except UnicodeDecodeError:  # a writer may choose any bytes; the way of all others is the shorter call
+            to, answer = (name.decode("utf-8", "surrogateescape") for name in (subject, reply))
+        try:
+            handler(to, answer, body, headers)
         except Exception:
             _log.exception("a message could not be taken")
 

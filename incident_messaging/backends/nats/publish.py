@@ -248,8 +248,9 @@ class Publisher:
     def _end_all(self, numbers: Iterable[int]) -> None:
         """End many well at once."""
         scheduled, self._telling = self._telling, True
+        end = self._end
         for number in numbers:
-            self._end(number)
+            end(number)
         self._telling = scheduled
         self._told()
 

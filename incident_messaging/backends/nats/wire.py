@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from incident_messaging.record import Position, Received, Record
@@ -26,6 +25,27 @@ _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
 _KEY_NAME = KEY_HEADER.encode()
 _KEY_LINE = b"\r\n%s: " % _KEY_NAME
+#: Of how many names of headers is remembered what was made of them, and how long those are at most.
+_REMEMBERED, _LONGEST_NAME, _LONGEST_LAYOUT = 1024, 64, 1024
+
+_Name = TypeVar("_Name", bound=bytes | str | tuple[str, ...])
+
+
+class _Memory(dict[_Name, str]):
+    """What was made of names, by name. Strangers choose names too, so of long ones nothing is kept."""
+
+    def __init__(self, make: Callable[[_Name], str], longest: int) -> None:
+        self._make = make
+        self._longest = longest
+
+    def __missing__(self, name: _Name) -> str:
+        made = self._make(name)
+        size = sum(map(len, name)) if isinstance(name, tuple) else len(name)
+        if size <= self._longest:
+            if len(self) >= _REMEMBERED:
+                self.clear()
+            self[name] = made
+        return made
 
 
 class Message(Received):
@@ -102,17 +122,16 @@ def encode_headers(record: Record) -> bytes:
     values = "".join(pairs.values())
     if not (values.isascii() and values.isprintable()) or "%" in values or " " in values:
         pairs = {name: _encode(value) for name, value in pairs.items()}
-    block = (_layout(tuple(pairs)) % tuple(pairs.values())).encode()
+    block = (_layouts[tuple(pairs)] % tuple(pairs.values())).encode()
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
-        block += b"\r\n%s: %s" % (_encode_name(name).encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
+        block += b"\r\n%s: %s" % (_encoded_names[name].encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
     return block + b"\r\n\r\n"
 
 
-@lru_cache(maxsize=1024)
 def _layout(names: tuple[str, ...]) -> str:
     """A header block of these names, to be filled with their values."""
-    return "NATS/1.0" + "".join([f"\r\n{_encode_name(name).replace('%', '%%')}: %s" for name in names])
+    return "NATS/1.0" + "".join([f"\r\n{_encoded_names[name].replace('%', '%%')}: %s" for name in names])
 
 
 def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
@@ -123,11 +142,10 @@ def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
     for line in block.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            pairs.append((_name_of(name), value.strip()))
+            pairs.append((_names[name], value.strip()))
     return pairs
 
 
-@lru_cache(maxsize=1024)
 def _name_of(raw: bytes) -> str:
     return raw.strip().decode("utf-8", "surrogateescape")
 
@@ -196,6 +214,10 @@ def _encode(value: str) -> str:
     return "%20" * lead + core + "%20" * (len(encoded) - len(core) - lead)
 
 
-@lru_cache(maxsize=1024)
 def _encode_name(name: str) -> str:
     return quote_from_bytes(name.encode("utf-8", "surrogateescape"), safe=_TOKEN)
+
+
+_layouts = _Memory(_layout, _LONGEST_LAYOUT)
+_names = _Memory(_name_of, _LONGEST_NAME)
+_encoded_names = _Memory(_encode_name, _LONGEST_NAME)
