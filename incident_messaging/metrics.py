@@ -12,9 +12,10 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import Counter, Gauge, Histogram
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
 
 #: Held round every update of an instrument, and over a fork.
 LOCK = threading.RLock()  # re-entrant: a signal handler or finalizer may publish in between
@@ -33,9 +34,46 @@ class MessagingMetrics:
 
     Labels: ``topic`` (without the prefix), ``backend`` (``nats``, ``kafka``, ``memory``), ``error``
     (the class of the error), ``reason`` (why a message was settled without a handler).
+
+    They are made, and registered, by the first service or the first look at one of them: prometheus_client, which
+    brings an HTTP server with it, takes a third of the time in which the whole package is imported.
     """
 
-    def __init__(self) -> None:
+    messages_published: Counter
+    messages_consumed: Counter
+    publish_failures: Counter
+    consume_failures: Counter
+    active_connections: Gauge
+    publish_latency: Histogram
+    message_size: Histogram
+    retries: Counter
+    dead_letters: Counter
+    redriven: Counter
+    skipped: Counter
+    stalled: Gauge
+    handler_time: Histogram
+
+    def __getattr__(self, name: str) -> Any:
+        """An instrument, at the first look at any of them."""
+        if name not in type(self).__annotations__:
+            raise AttributeError(f"no metric {name!r}; there are {', '.join(sorted(type(self).__annotations__))}")
+        self.make()
+        return vars(self)[name]
+
+    @property
+    def made(self) -> bool:
+        """Whether the instruments are there."""
+        return bool(vars(self))
+
+    def make(self) -> None:
+        """Make the instruments, unless they are there."""
+        with LOCK:
+            if not self.made:
+                self._make()
+
+    def _make(self) -> None:
+        from prometheus_client import Counter, Gauge, Histogram
+
         self.messages_published = Counter(
             "messaging_messages_published_total", "Messages a broker has acknowledged", _TOPIC
         )
@@ -71,12 +109,13 @@ class MessagingMetrics:
         Raises:
             KeyError: There is no instrument of that name.
         """
+        self.make()
         instrument = vars(self).get(name)
         if instrument is None:
             raise KeyError(f"no metric {name!r}; there are {', '.join(sorted(vars(self)))}")
         with LOCK:
             child = instrument.labels(**labels)
-            cell = child._sum if isinstance(instrument, Histogram) else child._value
+            cell = child._sum if hasattr(child, "_sum") else child._value
             return float(cell.get())
 
 
@@ -100,6 +139,8 @@ def _observe(histogram: Any, values: Sequence[float]) -> None:
 
 def after_fork_in_child() -> None:
     """What a gauge counts is the parent's; in prometheus_client's multiprocess mode a child has its own file."""
+    if not MESSAGING_METRICS.made:
+        return
     for gauge in (MESSAGING_METRICS.active_connections, MESSAGING_METRICS.stalled):
         gauge.clear()
 
@@ -117,6 +158,8 @@ class Meter:
     """How a service counts: bounded topic labels, children looked up once, off when disabled."""
 
     def __init__(self, *, enabled: bool, topic_limit: int) -> None:
+        if enabled:
+            MESSAGING_METRICS.make()
         self._enabled = enabled
         self._limit = topic_limit
         self._children: dict[tuple[Any, ...], Any] = {}

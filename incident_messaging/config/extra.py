@@ -52,6 +52,7 @@ _COMMITS = "only what was acknowledged is committed, by this package"
 _PLACE = "a group's place is kept, and its loss is an error, never a silent jump"
 _REBALANCE = "this package follows revocations itself, and a member that closes gives back what it holds"
 _TOPICS = "the SDK chooses the topics of a wildcard itself"
+_CHECKED = "the broker's certificate and name are checked: use kafka.ssl_ca_file"
 
 #: Properties that would break a promise of "Delivery", each with that promise. ``name=value`` refuses
 #: one value only.
@@ -76,6 +77,9 @@ _PROMISES: Final[Mapping[str, str]] = {
     "group.instance.id": _REBALANCE,
     "partition.assignment.strategy": _REBALANCE,
     "topic.blacklist": _TOPICS,
+    "enable.ssl.certificate.verification": _CHECKED,
+    "ssl.certificate.verify_cb": _CHECKED,
+    "ssl.endpoint.identification.algorithm=none": _CHECKED,
 }
 
 _CALLBACK = re.compile(r".*_cb|on_\w+|logger|opaque|default[._]topic[._]con\w+")

@@ -218,11 +218,12 @@ class KafkaBroker(MessageProducer):
 
     def _reported(self, pending: Pending, error: KafkaError | None, message: Message[Any, Any]) -> None:
         """librdkafka's delivery report."""
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
         if error is None:
-            self._link.up()
-            failed = errors.no_offset(topic or "") if offset is None else None
-            self._finish(pending, failed, Position(topic=topic, partition=partition, offset=offset))
+            if self._link.state != "connected":
+                self._link.up()
+            topic, offset = pending.record.topic, message.offset()
+            failed = errors.no_offset(topic) if offset is None else None
+            self._finish(pending, failed, Position(topic=topic, partition=message.partition(), offset=offset))
             return
         if error.code() == (KafkaError._AUTHENTICATION if self._leaving is None else KafkaError._PURGE_QUEUE):
             self._taken_back.append(pending)  # to be sent again

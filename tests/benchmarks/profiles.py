@@ -1,0 +1,154 @@
+"""Where the microseconds of a publish go: by thread, and by function within it.
+
+    python -m tests.benchmarks.profiles [--only NAMES] [--messages N] [--top N]
+
+First the processor time a message without a profiler, the garbage collector's share of it among them; then a profile of
+every thread of the SDK (cProfile, on each thread's own processor time, which the profiler multiplies: read the order).
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import pstats
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from incident_messaging import IncidentCreated, MessagingConfig, MessagingService
+from incident_messaging.brokers import KafkaBroker, NatsServer
+
+Work = Callable[[MessagingService, int], None]
+TOPIC = "profiled"
+
+
+def events(count: int) -> list[IncidentCreated]:
+    return [IncidentCreated(f"INC-{number % 997}", "high", "database", "db-1 is down") for number in range(count)]
+
+
+def batch(service: MessagingService, count: int) -> None:
+    service.publish_batch(TOPIC, events(count), key=lambda event: event.incident_id)
+
+
+def nowait(service: MessagingService, count: int) -> None:
+    for event in events(count):
+        service.publish_nowait(TOPIC, event, key=event.incident_id, block=30.0)
+    service.flush(30.0)
+
+
+def each(service: MessagingService, count: int, threads: int = 16) -> None:
+    def publish(own: list[IncidentCreated]) -> None:
+        for event in own:
+            service.publish(TOPIC, event, key=event.incident_id)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(publish, events(count // threads)) for _ in range(threads)]:
+            done.result()
+
+
+WORKS: Mapping[str, tuple[str, dict[str, Any], Work, int]] = {
+    "jetstream-batch": ("nats", {}, batch, 1),
+    "jetstream-16": ("nats", {}, each, 4),
+    "core-nowait": ("nats", {"delivery": "core"}, nowait, 1),
+    "kafka-batch": ("kafka", {}, batch, 1),
+    "kafka-16": ("kafka", {}, each, 8),
+}
+
+
+class Collecting:
+    """The garbage collector's time while it is entered."""
+
+    def __init__(self) -> None:
+        self.seconds = self._begun = 0.0
+
+    def __enter__(self) -> Collecting:
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, _: object) -> None:
+        if phase == "start":
+            self._begun = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self._begun
+
+
+class Profiles:
+    """A profile of each thread that starts while it is entered, and of the one that enters it."""
+
+    def __init__(self) -> None:
+        self.by_thread: dict[str, cProfile.Profile] = {}
+
+    def __enter__(self) -> Profiles:
+        threading.setprofile(self._begin)
+        self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.setprofile(None)  # type: ignore[arg-type]  # documented so
+        sys.setprofile(None)
+
+    def _begin(self, *_: object) -> None:
+        sys.setprofile(None)
+        profile = self.by_thread[threading.current_thread().name] = cProfile.Profile(time.thread_time)
+        profile.enable()
+
+    def tell(self, messages: int, top: int) -> None:
+        """Print what takes longest in each thread that did something; the threads have ended."""
+        for thread, profile in self.by_thread.items():
+            stats = pstats.Stats(profile)
+            each = stats.total_tt / messages * 1e6  # type: ignore[attr-defined]
+            if each > 0.5:
+                print(f"\nthread {thread}: {each:.1f} us a message under the profiler")  # noqa: T201
+                stats.sort_stats("tottime").print_stats(top)
+
+
+def run(name: str, messages: int, top: int) -> None:
+    """Measure and profile one way to publish, on a broker of its own."""
+    backend, options, work, share = WORKS[name]
+    count = messages // share
+    with NatsServer() if backend == "nats" else KafkaBroker() as broker:
+        address = {"servers": [broker.url]} if isinstance(broker, NatsServer) else {
+            "bootstrap_servers": broker.bootstrap_servers
+        }  # fmt: skip
+        config = MessagingConfig(backend=backend, **{backend: {**address, **options}})
+        with MessagingService(config) as service:
+            work(service, count // 5)
+            with Collecting() as collecting:
+                begun, own, whole = time.perf_counter(), time.thread_time(), time.process_time()
+                work(service, count)
+                parts = [time.process_time() - whole, time.thread_time() - own, time.perf_counter() - begun]
+        process, caller, wall = (part / count * 1e6 for part in parts)
+        words = f"{caller:.1f} on the calling thread, {collecting.seconds / count * 1e6:.1f} of all in the collector"
+        print(f"{name}: {process:.1f} us of processor time a message ({words}), {wall:.1f} us by the clock")  # noqa: T201
+        with Profiles() as profiles, MessagingService(config) as service:
+            work(service, count)
+        profiles.tell(count, top)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.profiles",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default=",".join(WORKS), help="by comma, of " + ", ".join(WORKS))
+    parser.add_argument("--messages", type=int, default=40_000)
+    parser.add_argument("--top", type=int, default=15, help="functions of each thread that are shown")
+    options = parser.parse_args()
+    unknown = set(options.only.split(",")) - set(WORKS)
+    if unknown:
+        parser.error(f"--only: nothing is called {', '.join(sorted(unknown))}; there are {', '.join(WORKS)}")
+    for name in options.only.split(","):
+        run(name, options.messages, options.top)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
