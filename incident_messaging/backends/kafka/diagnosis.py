@@ -34,9 +34,7 @@ def _context(config: KafkaConfig) -> ssl.SSLContext:
     if config.enable_ssl:
         file = config.ssl_ca_file
         folder = file is not None and Path(file).is_dir()
-        context = ssl.create_default_context(cafile=None if folder else file, capath=file if folder else None)
-        context.check_hostname = config.extra.get("ssl.endpoint.identification.algorithm", "https") == "https"
-        return context
+        return ssl.create_default_context(cafile=None if folder else file, capath=file if folder else None)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
