@@ -95,19 +95,22 @@ class PublishFuture(Future["PublishReceipt"]):
         self._callback_thread = callbacks
         self._topic = topic
         self._asked = False
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # re-entrant: a signal handler may look at it in between
         self._outcome: MessagingError | Callable[[], PublishReceipt] | None = None
         self._whole = False
 
     def __getattr__(self, name: str) -> Any:
         """What the base's constructor makes; it is called by the first use of any of it."""
+        self._make_whole()
+        return super().__getattribute__(name)
+
+    def _make_whole(self) -> None:
         with self._guard:
-            made, self._whole = self._whole, True
-            if not made:
+            if not self._whole:
                 super().__init__()
                 super().set_running_or_notify_cancel()
+                self._whole = True  # last: what Ctrl-C broke off is done again
                 self._complete()
-        return super().__getattribute__(name)
 
     def finished(self, publications: Sequence[Publication]) -> None:
         """It has ended."""
@@ -126,21 +129,24 @@ class PublishFuture(Future["PublishReceipt"]):
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._outcome is not None
+        return self._outcome is not None and (not self._whole or super().done())
 
     def add_done_callback(self, fn: Callable[[Future[PublishReceipt]], object]) -> None:
         """Call ``fn`` with the future when it is done, on the callback thread."""
         self._asked = True
+        self._make_whole()
         super().add_done_callback(lambda future: self._callback_thread.submit(lambda: fn(future)))
 
     def result(self, timeout: float | None = None) -> PublishReceipt:
         """The receipt, or the publish's error raised; ``TimeoutError`` after ``timeout`` seconds."""
         self._asked = True
+        self._make_whole()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The publish's error or ``None``; ``TimeoutError`` after ``timeout`` seconds."""
         self._asked = True
+        self._make_whole()
         return super().exception(timeout)
 
     def _complete(self) -> None:

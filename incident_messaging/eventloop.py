@@ -199,6 +199,9 @@ class Mailbox(Generic[T]):
             self._loop.call(self._drain)
         except RuntimeError:
             self.spill()
+        except BaseException:  # Ctrl-C: whoever comes next has to wake the loop, and takes this along
+            self._awake = False
+            raise
 
     def _drain(self) -> None:
         items = self._take()

@@ -63,7 +63,7 @@ class MessagingMetrics:
     @property
     def made(self) -> bool:
         """Whether the instruments are there."""
-        return bool(vars(self))
+        return "handler_time" in vars(self)  # the last
 
     def make(self) -> None:
         """Make the instruments, unless they are there."""
@@ -177,7 +177,7 @@ class Meter:
 
     def publish_failed(self, topic: str, backend: str, error: BaseException) -> None:
         """A publish ended in an error on one broker."""
-        self._inc(MESSAGING_METRICS.publish_failures, topic, backend, type(error).__name__)
+        self._inc("publish_failures", topic, backend, type(error).__name__)
 
     def consumed(self, topic: str, backend: str, count: int) -> None:
         """So many messages reached a handler for the first time."""
@@ -187,23 +187,23 @@ class Meter:
 
     def consume_failed(self, topic: str, backend: str, error: str) -> None:
         """An attempt failed with an error of this class."""
-        self._inc(MESSAGING_METRICS.consume_failures, topic, backend, error)
+        self._inc("consume_failures", topic, backend, error)
 
     def retried(self, topic: str, backend: str) -> None:
         """A message was put back for another attempt."""
-        self._inc(MESSAGING_METRICS.retries, topic, backend)
+        self._inc("retries", topic, backend)
 
     def buried(self, topic: str, backend: str) -> None:
         """A broker acknowledged a dead letter."""
-        self._inc(MESSAGING_METRICS.dead_letters, topic, backend)
+        self._inc("dead_letters", topic, backend)
 
     def redriven(self, topic: str, backend: str) -> None:
         """A broker acknowledged a dead letter that was put back."""
-        self._inc(MESSAGING_METRICS.redriven, topic, backend)
+        self._inc("redriven", topic, backend)
 
     def skipped(self, topic: str, backend: str, reason: str) -> None:
         """A message was settled without a handler."""
-        self._inc(MESSAGING_METRICS.skipped, topic, backend, reason)
+        self._inc("skipped", topic, backend, reason)
 
     def handled(self, topic: str, backend: str, seconds: Sequence[float]) -> None:
         """Callbacks ended, after so many seconds."""
@@ -223,10 +223,10 @@ class Meter:
             with LOCK:
                 MESSAGING_METRICS.active_connections.labels(backend=backend).inc(change)
 
-    def _inc(self, instrument: Any, topic: str, backend: str, *more: str) -> None:
+    def _inc(self, instrument: str, topic: str, backend: str, *more: str) -> None:
         if self._enabled:
             with LOCK:
-                self._child(instrument, topic, backend, *more).inc()
+                self._child(getattr(MESSAGING_METRICS, instrument), topic, backend, *more).inc()
 
     def _look_up(self, topic: str, backend: str) -> tuple[Any, Any, Any]:
         """The three that every publish moves, found together the next time."""

@@ -49,6 +49,7 @@ def full_pattern(prefix: str, topic: str) -> str:
 def _checked(prefix: str, topic: str, allowed: re.Pattern[str], words: str) -> str:
     if not isinstance(topic, str) or allowed.fullmatch(topic) is None:
         raise ConfigurationError(f"topic {topic!r:.300} is not allowed: {words}")
+    topic = str.__str__(topic)  # of a text enum's member the value, as of the text that equals it
     name = f"{prefix}.{topic}" if prefix else topic
     if len(name) > MAX_LENGTH:
         raise ConfigurationError(

@@ -12,14 +12,14 @@ it may call from a thread of its own, and those calls neither block nor raise.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import attrs
 
 from incident_messaging.deadline import Deadline
-from incident_messaging.errors import MessagingError
+from incident_messaging.errors import BackendUnavailable, MessagingError
 from incident_messaging.record import Position, Received, Record
 
 #: ``done(position, duplicate, error)``: what became of a record. ``error`` is ``None`` when the
@@ -88,6 +88,12 @@ class Parcel(ABC):
     @abstractmethod
     def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
         """It has its outcome."""
+
+
+def broken_off(rest: Iterable[Parcel], backend: str) -> None:
+    """End the parcels that a hand-over did not come to: it was broken off, by Ctrl-C or by a fault."""
+    for parcel in rest:
+        parcel(None, False, BackendUnavailable(f"{parcel.record.topic}: not sent, broken off", backend=backend))
 
 
 class _Addressed(Parcel):

@@ -22,6 +22,7 @@ from incident_messaging.backends.base import (
     Parcel,
     Sink,
     Status,
+    broken_off,
 )
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -231,15 +232,19 @@ class MemoryBroker(MessageProducer):
 
     def send_all(self, parcels: Sequence[Parcel]) -> None:
         """Keep the records, acknowledge them at once."""
-        for parcel in parcels:
-            if self._closed:
-                error = BackendUnavailable("the memory broker is closed", code="closed", backend=self.name)
-                parcel(None, False, error)
-                continue
-            self.connect(parcel.deadline)
-            assert self._world is not None
-            parcel(self._world.append(parcel.record), False, None)
-        self.told()
+        rest = iter(parcels)
+        try:
+            for parcel in rest:
+                if self._closed:
+                    error = BackendUnavailable("the memory broker is closed", code="closed", backend=self.name)
+                    parcel(None, False, error)
+                    continue
+                self.connect(parcel.deadline)
+                assert self._world is not None
+                parcel(self._world.append(parcel.record), False, None)
+        finally:
+            broken_off(rest, self.name)
+            self.told()
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """A consumer in the same world."""

@@ -55,7 +55,7 @@ _TOPICS = "the SDK chooses the topics of a wildcard itself"
 _CHECKED = "the broker's certificate and name are checked: use kafka.ssl_ca_file"
 
 #: Properties that would break a promise of "Delivery", each with that promise. ``name=value`` refuses
-#: one value only.
+#: one value only, in any case and with blanks around it: librdkafka reads some of them so.
 _PROMISES: Final[Mapping[str, str]] = {
     "acks": _ACKNOWLEDGED,
     "request.required.acks": _ACKNOWLEDGED,
@@ -106,7 +106,7 @@ def _refusal(name: Any, value: Any) -> str | None:
         return "a property's name is text"
     if field := _FIELDS.get(name):
         return f"set {field} instead"
-    if promise := _PROMISES.get(name) or _PROMISES.get(f"{name}={value}"):
+    if promise := _PROMISES.get(name) or _PROMISES.get(f"{name}={str(value).strip().casefold()}"):
         return promise
     if _CALLBACK.fullmatch(name):
         return "librdkafka's callbacks and objects are this package's own"

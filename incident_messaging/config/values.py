@@ -299,6 +299,7 @@ def read_text(file: str, name: str) -> str:
     except OSError as exc:
         raise ConfigurationError(f"{name}: cannot read {file}: {exc.strerror}") from exc
     if not text or "\ufffd" in text:
+        del text  # a traceback may show a frame's names
         raise ConfigurationError(f"{name}: {file} is empty or not UTF-8 text")
     return text
 

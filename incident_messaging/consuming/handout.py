@@ -321,6 +321,8 @@ class HandOut(ABC, Generic[T]):
                 entry.attempt += 1
                 if entry.attempt == 1:
                     self._tally.consumed(received.topic, entry.since)
+        if len(taken) > 1:
+            self._tally.tell()
         if unseen:
             self._ack(unseen, None, handled=False)
 

@@ -73,7 +73,7 @@ class Intake(HandOut[T]):
         if self._workers.mine():
             return self._close_elsewhere(partial(self.drain, timeout))
         with self._lock:
-            self._changed.wait_for(lambda: not len(self._schedule) or self._over(), deadline.left())
+            self._changed.watch_for(lambda: not len(self._schedule) or self._over(), deadline.left())
         return self.close(deadline.left() or 0.0)
 
     def close(self, timeout: float = 10.0) -> list[str]:
@@ -105,7 +105,7 @@ class Intake(HandOut[T]):
     def _finish(self, deadline: Deadline) -> list[str]:
         left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._lock:
-            if not self._changed.wait_for(lambda: not self._failures.burying, deadline.left()):
+            if not self._changed.watch_for(lambda: not self._failures.burying, deadline.left()):
                 left.append(f"{self._failures.burying} dead letters of {self.plan.name} not acknowledged")
         self._note_stall(False)
         self._tally.tell()
@@ -134,7 +134,7 @@ class Intake(HandOut[T]):
         """
         self.check_usable()
         with self._lock:
-            self._changed.wait_for(self._over, Deadline.after(timeout).left())
+            self._changed.watch_for(self._over, Deadline.after(timeout).left())
         if self._error is not None:
             raise self._error
         return self._closed.is_set()

@@ -16,7 +16,8 @@ _MANY = 256
 class Tally:
     """The counts of one subscription; every method may be called from any thread.
 
-    Guarantees: what was counted is told after a millisecond of busy handling, and before a thread waits for more.
+    Guarantees: what was counted is told after a millisecond of busy handling, before a thread waits for more, and with
+    every batch.
     """
 
     def __init__(self, meter: Meter, backend: str, label: Callable[[str], str]) -> None:
@@ -41,6 +42,8 @@ class Tally:
     def handled(self, topic: str, seconds: float) -> None:
         """A callback has ended."""
         self._handled.append((topic, seconds))
+        if len(self._handled) > _MANY:
+            self.tell()
 
     def tell(self) -> None:
         """Tell the meter what was counted."""

@@ -173,6 +173,17 @@ class Ledger:
         if not legs:
             return
         self._window.release(len(legs), sum([leg.size for leg in legs]))
+        try:
+            self._count_all(legs)
+        except Exception:  # those who wait are told all the same
+            log.exception("outcomes of publishes could not be counted")
+        for waiter, run in groupby(legs, key=_WAITER):
+            try:
+                waiter.finished(list(run))
+            except Exception:  # those behind it are to be told all the same
+                log.exception("the outcome of a publish could not be told")
+
+    def _count_all(self, legs: Sequence[Leg]) -> None:
         failed = [leg for leg in legs if leg.error is not None]
         for leg in failed:
             assert leg.error is not None
@@ -180,11 +191,6 @@ class Ledger:
             leg.error = _own(leg.error).about(topic=leg.topic, envelope=leg.envelope)
             self._meter.publish_failed(leg.topic, self._backend, leg.error)
         self._count(legs if not failed else [leg for leg in legs if leg.error is None])
-        for waiter, run in groupby(legs, key=_WAITER):
-            try:
-                waiter.finished(list(run))
-            except Exception:  # those behind it are to be told all the same
-                log.exception("the outcome of a publish could not be told")
 
     def _taken(self) -> list[Leg]:
         legs = []

@@ -104,11 +104,16 @@ class Single(Leg):
         return {self.outlet.backend: _result(self)}
 
 
-def start_all(legs: Sequence[Single], deadline: Deadline) -> Sequence[tuple[Single, BackendUnavailable]]:
+def start_all(legs: Sequence[Single], deadline: Deadline, limit: float) -> Sequence[tuple[Single, BackendUnavailable]]:
     """Take places in the window of the broker that they all go to, and hand over in their order.
 
+    Args:
+        legs: All to one broker.
+        deadline: For those that go first.
+        limit: Seconds for each of those that had to wait for them.
+
     Returns:
-        Those for which there was no place by the deadline, with the error of each.
+        Those for which there was no place in time, with the error of each.
     """
     outlet, begun = legs[0].outlet, 0
     while begun < len(legs):
@@ -117,6 +122,7 @@ def start_all(legs: Sequence[Single], deadline: Deadline) -> Sequence[tuple[Sing
             break
         outlet.hand_over(legs[begun : begun + admitted], deadline)
         begun += admitted
+        deadline = deadline.renewed(limit)
     return [(leg, _full(leg)) for leg in legs[begun:]]
 
 

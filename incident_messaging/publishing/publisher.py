@@ -62,12 +62,12 @@ class _Run:
     """Messages of a batch to one broker that are handed over together.
 
     Attributes:
-        route: That of the last message.
+        route: That of the last message, if there was one.
         deadline: For those that are handed over next.
     """
 
     def __init__(self, batch: Batch, limit: float, together: int) -> None:
-        self.route = Route("", "", (), ())
+        self.route: Route | None = None
         self.deadline = Deadline.after(limit)
         self._batch = batch
         self._limit = limit
@@ -87,7 +87,7 @@ class _Run:
         if not legs:
             return
         try:
-            refused = start_all(legs, self.deadline)
+            refused = start_all(legs, self.deadline, self._limit)
         except BaseException:
             self._batch.drop(len(legs))
             raise
@@ -178,9 +178,9 @@ class Publisher:
     def _add(self, batch: Batch, message: Message, run: _Run) -> None:
         index = batch.next_index()
         try:
-            if message.topic != run.route.topic:
-                run.route = self._route(message.topic, None)
             route = run.route
+            if route is None or message.topic != route.topic:
+                route = run.route = self._route(message.topic, None)
             if len(route.outlets) == 1 and tracing.installed() is None:
                 record, size = self._encode(message, route.full, route.backends)
                 run.add(Single(route.outlets[0], message.payload, record, route.topic, size, batch, index))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Key:
         now = int(time.time())
         body = {"jti": os.urandom(8).hex(), "iat": now, "iss": self.public, "name": name, "sub": subject}
         if seconds is not None:
-            body["exp"] = int(time.time() + seconds)
+            body["exp"] = math.ceil(time.time() + seconds)  # whole seconds, and not less than was asked for
         body["nats"] = {"version": 2, **claims}
         signed = f"{_encoded({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{_encoded(body)}"
         return f"{signed}.{_base64(self._pair.sign(signed.encode()))}"

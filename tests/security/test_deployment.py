@@ -28,6 +28,7 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from waiting import until
 
 from incident_messaging import ConnectionFailed, MessagingConfig, MessagingService, PublishFailed, SubscribeFailed
 from incident_messaging.brokers import KafkaBroker, NatsCluster, NatsServer
@@ -156,6 +157,17 @@ class Deployed(NatsCluster):
         }
         return places | {f"${name}_NKEY": public_key(seed) for name, seed in self.seeds.items()}
 
+    @property
+    def copies(self) -> list[int]:
+        """How many copies the stream has, as each server says that has one."""
+        return [
+            stream["config"]["num_replicas"]
+            for node in self.nodes
+            for account in node.monitor("/jsz?streams=true&config=true&accounts=true").get("account_details", ())
+            for stream in account["stream_detail"]
+            if stream["name"] == "LLM-IM"
+        ]
+
 
 def seeds() -> dict[str, bytes]:
     """An NKey for each user of nats.conf."""
@@ -194,14 +206,7 @@ def test_three_servers_of_nats_conf_keep_three_copies_for_who_may(certificates: 
             receipt = service.publish("deployed", {"n": 1})
             assert next(service.consume("deployed", timeout=PATIENCE)).payload == {"n": 1}
             assert receipt.results
-        copies = [
-            stream["config"]["num_replicas"]
-            for node in cluster.nodes
-            for account in node.monitor("/jsz?streams=true&config=true&accounts=true").get("account_details", ())
-            for stream in account["stream_detail"]
-            if stream["name"] == "LLM-IM"
-        ]
-        assert copies == [3, 3, 3]
+        assert until(lambda: cluster.copies == [3, 3, 3], PATIENCE), cluster.copies
         (tmp_path / "seed").write_bytes(cluster.seeds["PUBLISHER"])
         with MessagingService(config) as service:
             service.publish("deployed", {"n": 2})
@@ -287,6 +292,7 @@ def rights(user: str, prefix: str) -> Iterator[AclBinding]:
             )  # fmt: skip
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(not engine_answers(), reason="no Docker engine answers here: the containers were not started")
 def test_an_engine_starts_them(broker: str, compose: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(DEPLOYMENT, tmp_path / "deployment")

@@ -103,7 +103,8 @@ def test_a_password(
         assert until(lambda: "Kafka connection lost" in caplog.text, 3 * REAUTH_MS / 1000), "it is refused"
         write(file, "the second password\n")
         assert running.flows()
-    assert caplog.text.count("has changed and is used from now on") == 3, "the producer and two consumers"
+        used = "has changed and is used from now on"
+        assert until(lambda: caplog.text.count(used) == 3, PATIENCE), "the producer and two consumers"
 
 
 def test_a_certificate(

@@ -13,6 +13,9 @@ from nats_accounts import Key, Operator, write
 from nats_secured import PATIENCE, Make, Traffic, included, replace_config, tls, user
 from waiting import until
 
+#: Seconds that a JWT is good for which is to run out: enough to log in with it on a machine that has much to do.
+LIFETIME = 4.0
+
 
 def authorization(way: str, secret: str) -> str:
     """What a server is given for the secret that a file of the client holds."""
@@ -46,8 +49,9 @@ def test_a_secret_that_the_server_has_changed(
 
 def test_a_jwt_that_has_run_out(on_nats: Make, nats_server_factory: Any, tmp_path: Path, caplog: Any) -> None:
     operator, file = Operator(), tmp_path / "app.creds"
-    write(file, operator.credentials(seconds=2))
-    with Traffic(on_nats(nats_server_factory(config=operator.config), credentials=file)) as traffic:
+    server = nats_server_factory(config=operator.config)
+    write(file, operator.credentials(seconds=LIFETIME))
+    with Traffic(on_nats(server, credentials=file)) as traffic:
         traffic.stands_still("authorization violation")
         assert "NATS cannot connect again: authorization violation" in caplog.text
         for broken in ("", operator.credentials()[:300]):  # as somebody who writes it in place leaves it for a moment
@@ -61,8 +65,9 @@ def test_a_jwt_that_has_run_out(on_nats: Make, nats_server_factory: Any, tmp_pat
 
 def test_a_jwt_that_is_replaced_in_time(on_nats: Make, nats_server_factory: Any, tmp_path: Path, caplog: Any) -> None:
     operator, file = Operator(), tmp_path / "app.creds"
-    write(file, operator.credentials(seconds=2))
-    with Traffic(on_nats(nats_server_factory(config=operator.config), credentials=file)) as traffic:
+    server = nats_server_factory(config=operator.config)
+    write(file, operator.credentials(seconds=LIFETIME))
+    with Traffic(on_nats(server, credentials=file)) as traffic:
         write(file, operator.credentials())
         assert until(lambda: "connection is back" in caplog.text, PATIENCE)
         traffic.flows()
@@ -72,9 +77,8 @@ def test_a_jwt_that_is_replaced_in_time(on_nats: Make, nats_server_factory: Any,
 def test_why_the_server_hung_up_is_logged(on_nats: Make, nats_server_factory: Any, caplog: Any) -> None:
     """Where nothing is on its way to the server: else its last words may be lost with the connection."""
     operator = Operator()
-    on_nats(nats_server_factory(config=operator.config), credentials_text=operator.credentials(seconds=2)).connect(
-        PATIENCE
-    )
+    server = nats_server_factory(config=operator.config)
+    on_nats(server, credentials_text=operator.credentials(seconds=LIFETIME)).connect(PATIENCE)
     assert until(lambda: "user authentication expired, connecting again" in caplog.text, PATIENCE)
 
 

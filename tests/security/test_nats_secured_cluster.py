@@ -55,7 +55,7 @@ def test_replicas_and_a_rolling_restart(
     login: dict[str, Any] = {"user": "app", "password": "right", "enable_tls": True, "tls_ca_file": trusted}
     login |= {"servers": cluster.urls, "ping_interval_secs": 1}
     with pytest.raises(PublishFailed, match="five could not be made"):
-        on_nats(cluster.nodes[0], **login, stream="five", stream_replicas=5).publish("orders", {}, timeout=5.0)
+        on_nats(cluster.nodes[0], **login, stream="five", stream_replicas=5).publish("orders", {}, timeout=WHOLE)
     with Traffic(on_nats(cluster.nodes[0], **login, stream="load", stream_replicas=3)) as traffic:
         assert replicas(cluster, trusted, "load") == 3
         new = Authority(tmp_path, "new")

@@ -56,6 +56,16 @@ def test_what_is_beyond_the_credit_waits_until_somebody_acknowledges() -> None:
     assert (offsets(credit.take()), credit.waiting) == ([2], 1)
 
 
+def test_what_waits_is_not_asked_for_again_by_a_client_that_takes_over() -> None:
+    credit, partition = credit_of(1)
+    for offset in range(3):
+        credit.accept(FakeMessage(offset), partition)  # type: ignore[arg-type]
+    assert offsets(credit.take()) == [0]
+    assert partition.position == 3
+    credit.accept(FakeMessage(2), partition)  # type: ignore[arg-type]
+    assert credit.waiting == 2
+
+
 def test_one_message_is_let_through_however_large_and_none_beside_it() -> None:
     credit, partition = credit_of(5, prefetch_bytes=10)
     for offset, size in enumerate((100, 1, 9, 1)):

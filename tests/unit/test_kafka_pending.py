@@ -1,13 +1,20 @@
-"""Records on their way are found again when their time is up."""
+"""Records on their way are found again when their time is up, and what is said of those that a client gave back."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incident_messaging.backends.base import Parcel
+from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.backends.kafka.pending import Pending, PendingRecords
+from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
+from incident_messaging.errors import Timeout
 from incident_messaging.record import Record
 
 RECORD = Record(topic="t", body=b"", dedup_id="1")
@@ -15,8 +22,8 @@ LATEST = 0.02  # seconds that a record may be found late
 
 
 class Sent(Parcel):
-    def __call__(self, *_: object) -> None:
-        pass
+    def __call__(self, *outcome: object) -> None:
+        self.outcome = outcome
 
 
 def pending(at: float) -> Pending:
@@ -59,3 +66,37 @@ def test_empty_slots_are_dropped_but_a_late_record_can_still_be_removed():
     assert records.remove(one)
     assert records.overdue(2.0) == []
     assert len(records) == 0
+
+
+AUTHENTICATION, PURGED = KafkaError(KafkaError._AUTHENTICATION), KafkaError(KafkaError._PURGE_QUEUE)
+
+
+@pytest.mark.parametrize(
+    ("leaving", "error", "again"),
+    [(False, AUTHENTICATION, True), (True, AUTHENTICATION, True), (True, PURGED, True), (False, PURGED, False)],
+)
+def test_what_a_client_did_not_send_is_taken_back(leaving, error, again):
+    broker, one = KafkaBroker(MessagingConfig(backend="kafka")), pending(1.0)
+    broker._pending.add(one)
+    client: Any = object()
+    broker._leaving = client if leaving else None
+    message: Any = None
+    broker._reported(one, error, message)
+    assert (broker._taken_back == [one], one in broker._pending) == (again, again)
+
+
+def test_what_a_client_gave_back_may_be_stored():
+    broker, one, other = KafkaBroker(MessagingConfig(backend="kafka")), pending(1.0), pending(1.0)
+    message: Any = None
+    for each in (one, other):
+        broker._pending.add(each)
+        each.sent = True
+    broker._hold_first([one])
+    for each in (one, other):
+        broker._reported(each, PURGED, message)
+    outcomes = [each.parcel.outcome[2] for each in (one, other)]
+    assert all(isinstance(error, Timeout) for error in outcomes)
+    assert [error.maybe_delivered for error in outcomes] == [True, False]
+    overdue = broker._overdue(one)
+    assert isinstance(overdue, Timeout)
+    assert overdue.maybe_delivered

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
 from incident_messaging.backends.base import ConsumerSpec
-from incident_messaging.backends.kafka import settings
+from incident_messaging.backends.kafka import errors, settings
+from incident_messaging.backends.kafka.credentials import Credentials
 from incident_messaging.backends.kafka.link import DebugLog
 from incident_messaging.config import KafkaConfig, MessagingConfig
+from incident_messaging.config.values import read_text
+from incident_messaging.errors import ConfigurationError
 
 GROUP = ConsumerSpec(topic="t", group="g", name="g:t", start="earliest", prefetch=1, prefetch_bytes=1)
 BROADCAST = ConsumerSpec(topic="t", group=None, name="b", start="latest", prefetch=1, prefetch_bytes=1)
@@ -96,3 +101,28 @@ def test_tls_and_login(tmp_path: Path) -> None:
 def test_a_token_is_asked_for_without_arguments() -> None:
     made = KafkaConfig(enable_sasl=True, sasl_mechanism="OAUTHBEARER", sasl_oauth_token=lambda: ("token", 2e9))
     assert settings.connection(made)["oauth_cb"]("whatever librdkafka hands over") == ("token", 2e9)
+
+
+def test_no_frame_of_an_error_holds_what_was_given(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"s3cret\xff")
+    refusals: list[Callable[[], object]] = [
+        lambda: errors.checked_token(("s3cret", 0.0)),
+        lambda: read_text(str(tmp_path / "bad"), "kafka.sasl_password_file"),
+    ]
+    for refusal in refusals:
+        with pytest.raises(ConfigurationError) as caught:
+            refusal()
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = [frame for frame in shown.stack if "incident_messaging" in frame.filename]
+        assert frames
+        assert "s3cret" not in str([frame.locals for frame in frames])
+
+
+def test_a_trouble_with_files_is_told_once_until_they_are_used_well(caplog: pytest.LogCaptureFixture) -> None:
+    credentials = Credentials(KafkaConfig())
+    for _ in range(2):
+        credentials.tell("half of it")
+    with credentials.used():
+        pass
+    credentials.tell("half of it")
+    assert caplog.text.count("half of it") == 2

@@ -63,7 +63,7 @@ class TopicArchive(Archive):
             return
         failed: list[MessagingError] = []
         places = [(message.position.partition or 0, message.position.offset or 0) for message in messages]
-        producer = Producer(settings.producer(self._config), logger=DebugLog())
+        producer = self._made(lambda: Producer(settings.producer(self._config), logger=DebugLog()))
         for partition, offset in places:
             producer.produce(
                 self._topic, None, partition=partition, headers=[(_MARK, str(offset).encode())],
@@ -107,7 +107,7 @@ class TopicArchive(Archive):
                 wanted.append(TopicPartition(self._topic, partition, until))
         if not wanted:
             return
-        admin = AdminClient(settings.connection(self._config.kafka) | {"log_level": 0})
+        admin = self._made(lambda: AdminClient(settings.connection(self._config.kafka) | {"log_level": 0}))
         for answer in admin.delete_records(wanted, request_timeout=self._patience).values():
             try:
                 answer.result(self._patience)
@@ -116,9 +116,16 @@ class TopicArchive(Archive):
 
     def _connected(self) -> Consumer:
         if self._client is None:
-            properties = settings.looker(self._config, f"incident-messaging-look-{uuid.uuid4().hex[:12]}")
-            self._client = Consumer(properties, logger=DebugLog())
+            name = f"incident-messaging-look-{uuid.uuid4().hex[:12]}"
+            self._client = self._made(lambda: Consumer(settings.looker(self._config, name), logger=DebugLog()))
         return self._client
+
+    def _made(self, make: Callable[[], _T]) -> _T:
+        """A client; ``make`` has no name for the properties: a traceback may show a frame's names."""
+        try:
+            return make()
+        except KafkaException as exc:
+            raise errors.not_created(self._config.kafka.bootstrap_servers, exc) from exc
 
     def _ends(self) -> dict[int, tuple[int, int]]:
         client = self._connected()

@@ -25,6 +25,7 @@ from incident_messaging.backends.base import (
     Parcel,
     Sink,
     Status,
+    broken_off,
 )
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.archive import TopicArchive
@@ -107,14 +108,19 @@ class KafkaBroker(MessageProducer):
 
     def send_all(self, parcels: Sequence[Parcel]) -> None:
         """See `MessageProducer.send_all`."""
-        refused = []
-        with self._lock:
-            for parcel in parcels:
-                pending = Pending(parcel)
-                self._pending.add(pending)
-                error = self._hand_over(pending) if self._closing is None else _closed()
-                if error is not None:
-                    refused.append((pending, error))
+        refused, rest = [], iter(parcels)
+        try:
+            with self._lock:
+                for parcel in rest:
+                    pending = Pending(parcel)
+                    self._pending.add(pending)
+                    error = self._hand_over(pending) if self._closing is None else _closed()
+                    if error is not None:
+                        refused.append((pending, error))
+        except BaseException:
+            broken_off(rest, self.name)
+            self.told()
+            raise
         for pending, error in refused:
             self._finish(pending, error)
 
@@ -225,10 +231,13 @@ class KafkaBroker(MessageProducer):
             failed = errors.no_offset(topic) if offset is None else None
             self._finish(pending, failed, Position(topic=topic, partition=message.partition(), offset=offset))
             return
-        if error.code() == (KafkaError._AUTHENTICATION if self._leaving is None else KafkaError._PURGE_QUEUE):
+        code = error.code()
+        if code == KafkaError._AUTHENTICATION or (code == KafkaError._PURGE_QUEUE and self._leaving is not None):
             self._taken_back.append(pending)  # to be sent again
             return
-        if error.code() in errors.UNKNOWN_TOPIC:
+        if code == KafkaError._PURGE_QUEUE and pending.returned:
+            error = KafkaError(KafkaError._MSG_TIMED_OUT)  # another client may have sent it before
+        if code in errors.UNKNOWN_TOPIC:
             self._topics.forget(pending.record.topic)
         self._finish(pending, errors.publish(error, pending.record.topic))
 
@@ -342,7 +351,8 @@ class KafkaBroker(MessageProducer):
             self._leaving, self._client = self._client, None
         while self._leaving and len(self._leaving) and not self._is_over():
             with suppress(KafkaException):  # a client of no use gives back what it has, too
-                if patience.over or self._link.state == "disconnected":
+                # What was refused goes first when it is sent again, so nothing behind it may go out before.
+                if self._taken_back or patience.over or self._link.state == "disconnected":
                     self._leaving.purge(in_flight=False, blocking=False)
                 self._poll(_SLICE)
             self._end_overdue()
@@ -357,7 +367,7 @@ class KafkaBroker(MessageProducer):
         """Hold records that a client has given back, before those that came later. The lock is held."""
         before: dict[str, list[Pending]] = {}
         for pending in taken:
-            pending.sent = False
+            pending.sent, pending.returned = False, True
             before.setdefault(pending.record.topic, []).append(pending)
         for topic, held in before.items():
             self._held[topic] = held + self._held.get(topic, [])
@@ -389,7 +399,7 @@ class KafkaBroker(MessageProducer):
 
     def _overdue(self, pending: Pending) -> MessagingError:
         topic = pending.record.topic
-        if pending.sent:
+        if pending.sent or pending.returned:
             return errors.publish(KafkaError(KafkaError._MSG_TIMED_OUT), topic)
         if not self._link.connected_once:
             return self._link.timed_out()

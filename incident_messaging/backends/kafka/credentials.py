@@ -39,7 +39,7 @@ class Credentials:
         """Remember what is there when the block begins, if it ends well: a client is made of it."""
         keys, password = self._stamps(), _stamp(self._config.sasl_password_file)
         yield
-        self._noted, self._password = keys, password
+        self._noted, self._password, self._told = keys, password, ""
         self._next_look = now() + _LOOK
 
     def outdated(self, client: Any) -> bool:
@@ -73,7 +73,7 @@ class Credentials:
         except ConfigurationError as exc:
             self.tell(str(exc))
             return
-        self._password = stamp
+        self._password, self._told = stamp, ""
         log.info("the password in %s has changed and is used from now on", self._config.sasl_password_file)
 
 

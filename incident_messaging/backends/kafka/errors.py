@@ -181,15 +181,20 @@ def checked_token(given: Any) -> tuple[str, float]:
     Raises:
         ConfigurationError: It is not. What was given is not shown.
     """
-    try:
-        token, expires = given
-        fits = isinstance(token, str) and token != "" and expires > time.time()
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
+    if not _is_token(given):
+        del given  # a traceback may show a frame's names
         text = "kafka.sasl_oauth_token must return a token and the Unix time in seconds at which it expires, in future"
         raise ConfigurationError(text, backend="kafka")
+    token, expires = given
     return token, float(expires)
+
+
+def _is_token(given: Any) -> bool:
+    try:
+        token, expires = given
+        return isinstance(token, str) and token != "" and bool(expires > time.time())
+    except (TypeError, ValueError):
+        return False
 
 
 def publish(error: KafkaError, topic: str) -> MessagingError:

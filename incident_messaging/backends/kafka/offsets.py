@@ -77,7 +77,8 @@ class Partition:
         """Note an offset as delivered; they come in rising order, with gaps."""
         self._order.append(offset)
         self._unsettled.add(offset)
-        self.position = self._head = offset + 1
+        self._head = offset + 1
+        self.position = max(self.position, offset + 1)  # more may have been accepted, and wait
 
     def settle(self, offset: int) -> bool:
         """Note an offset as settled; false if it was already, or never delivered."""

@@ -19,15 +19,16 @@ class Pending:
 
     Attributes:
         sent: Whether it was handed to librdkafka, so that nobody can call it back.
+        returned: Whether a client has given it back, which may have sent it before.
         slot: Where it lies, among others of its time.
     """
 
-    __slots__ = ("parcel", "record", "sent", "slot")
+    __slots__ = ("parcel", "record", "returned", "sent", "slot")
 
     def __init__(self, parcel: Parcel) -> None:
         self.parcel = parcel
         self.record = parcel.record
-        self.sent = False
+        self.sent = self.returned = False
         self.slot: set[Pending] = NOWHERE
 
 

@@ -443,15 +443,19 @@ class PollingConsumer(MessageConsumer):
         return Timeout(text, backend="kafka")
 
     def _leave(self) -> None:
-        client = self._client
+        client, following = self._client, self._next
         try:
-            if client is not None:
-                self._before_close(client)
-                client.close()
+            try:
+                if client is not None:
+                    self._before_close(client)
+                    client.close()
+            finally:
+                if following is not None:  # an error has come before it could take over
+                    following.close()
         except Exception:
             log.exception("closing of %s failed", self._spec.name)
         finally:
-            self._client = None
+            self._client = self._next = None
             with self._changed:
                 self._stopping.set()
                 self._finished.set()

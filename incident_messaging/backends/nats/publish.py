@@ -200,14 +200,16 @@ class Publisher:
         """Nearly all that ever comes here, off the wire in one look each; the others are `_acknowledged`'s."""
         match, end = self._usual.match, self._end
         scheduled, self._telling = self._telling, True
-        while (found := match(data, at)) is not None:
-            number, size, body, stream, sequence = found.groups()
-            if int(size) != len(body):
-                break
-            end(int(number), Position(stream=stream.decode(), sequence=int(sequence)))
-            at = found.end()
-        self._telling = scheduled
-        self._told()
+        try:
+            while (found := match(data, at)) is not None:
+                number, size, body, stream, sequence = found.groups()
+                if int(size) != len(body):
+                    break
+                end(int(number), Position(stream=stream.decode(), sequence=int(sequence)))
+                at = found.end()
+        finally:
+            self._telling = scheduled
+            self._told()
         return at
 
     def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
@@ -249,10 +251,12 @@ class Publisher:
         """End many well at once."""
         scheduled, self._telling = self._telling, True
         end = self._end
-        for number in numbers:
-            end(number)
-        self._telling = scheduled
-        self._told()
+        try:
+            for number in numbers:
+                end(number)
+        finally:
+            self._telling = scheduled
+            self._told()
 
     def _tell(self) -> None:
         """A burst is over: what came with one read of the socket."""
@@ -295,7 +299,7 @@ class Publisher:
             for number in numbers:
                 self._end(number, error=error)
             return
-        self._rehomed.update(numbers)
+        self._rehomed = self._rehomed.intersection(self._pending).union(numbers)
         self._send(numbers)
 
     # -- time -----------------------------------------------------------------------------------------------

@@ -203,7 +203,9 @@ def usual_acknowledgement(inbox: str) -> re.Pattern[bytes]:
         which somebody else may have written.
     """
     subject = re.escape(inbox.encode())
-    return re.compile(rb'MSG %s(\d+) \d+ (\d+)\r\n(\{"stream":"([^"\\]+)", ?"seq":(\d+)\})\r\n' % subject)
+    return re.compile(
+        rb'MSG %s(\d{1,19}) \d+ (\d{1,19})\r\n(\{"stream":"([!#-\[\]-~]+)", ?"seq":(\d{1,19})\})\r\n' % subject
+    )
 
 
 def _encode(value: str) -> str:
