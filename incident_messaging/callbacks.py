@@ -32,6 +32,7 @@ class CallbackThread:
     def __init__(self, name: str) -> None:
         self._name = name
         self._wake = threading.Condition()
+        self._now: list[Callable[[], Any]] = []
         self._due: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
@@ -43,7 +44,10 @@ class CallbackThread:
         with self._wake:
             if self._closing:
                 return
-            heapq.heappush(self._due, (now() + delay, next(self._order), run))
+            if delay > 0:
+                heapq.heappush(self._due, (now() + delay, next(self._order), run))
+            else:
+                self._now.append(run)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -61,23 +65,25 @@ class CallbackThread:
 
     def _run(self) -> None:
         try:
-            while (run := self._next()) is not None:
-                try:
-                    run()
-                except BaseException:
-                    log.exception("a callback failed")
+            # All that is due in one go: one by one they are slower than those who publish, and pile up.
+            while batch := self._next():
+                for run in batch:
+                    try:
+                        run()
+                    except BaseException:
+                        log.exception("a callback failed")
         finally:
             self._done.set()
 
-    def _next(self) -> Callable[[], Any] | None:
+    def _next(self) -> Sequence[Callable[[], Any]]:
         with self._wake:
             while True:
-                due = self._due[0][0] if self._due else None
-                if due is not None and due <= now():
-                    return heapq.heappop(self._due)[2]
-                if self._closing:
-                    return None
-                self._wake.wait(None if due is None else due - now())
+                batch, self._now = self._now, []
+                while self._due and self._due[0][0] <= now():
+                    batch.append(heapq.heappop(self._due)[2])
+                if batch or self._closing:
+                    return batch
+                self._wake.wait(self._due[0][0] - now() if self._due else None)
 
 
 class PublishFuture(Future["PublishReceipt"]):

@@ -161,6 +161,7 @@ class GroupConsumer(PollingConsumer):
         if self._next_reminder <= now() < self._remind_until and self._config.kafka.group_protocol == "consumer":
             self._subscribe(client)
         with self._changed:
+            self._credit.settle()
             if self._confirming:
                 self._confirms_until = now() + _CONFIRMS
             due = self._take_due(hurry=self._confirming > 0 or self._ledger.urgent)

@@ -119,8 +119,11 @@ class PollingConsumer(MessageConsumer):
 
     def ack(self, batch: Sequence[Received], deadline: Deadline | None = None) -> None:
         """See `MessageConsumer.ack`."""
-        if self._credit.acknowledge(cast(Sequence[Arrival], batch)):
+        hungry = self._credit.acknowledge(cast(Sequence[Arrival], batch))
+        # A suspect is settled at once: whoever ends the process now, it is not this one.
+        if hungry or any(message.suspect for message in batch):
             with self._changed:
+                self._credit.settle()
                 self._changed.notify_all()
 
     def extend(self, batch: Sequence[Received]) -> None:
