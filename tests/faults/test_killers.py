@@ -130,7 +130,7 @@ def test_a_rolling_deploy_dead_letters_nothing(
             last(0.2)
             running.send_signal(by)
             running.wait(20.0)
-    with start(settings, history) as running:
+    with start(settings, history, attempts=attempts) as running:
         assert until(lambda: names <= set(history.of("handled")), PATIENCE), said(history)
         running.terminate()
     assert the_dead(service) == {}
