@@ -16,22 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from incident_messaging import IncidentCreated, MessagingConfig, MessagingService
+from incident_messaging import MessagingConfig, MessagingService
 from incident_messaging.brokers import KafkaBroker, NatsServer
+
+from .contestants.child import shares, together
+from .contestants.sdk import events, key_of
 
 Work = Callable[[MessagingService, int], None]
 TOPIC = "profiled"
 
 
-def events(count: int) -> list[IncidentCreated]:
-    return [IncidentCreated(f"INC-{number % 997}", "high", "database", "db-1 is down") for number in range(count)]
-
-
 def batch(service: MessagingService, count: int) -> None:
-    service.publish_batch(TOPIC, events(count), key=lambda event: event.incident_id)
+    service.publish_batch(TOPIC, events(count), key=key_of)
 
 
 def nowait(service: MessagingService, count: int) -> None:
@@ -41,13 +39,13 @@ def nowait(service: MessagingService, count: int) -> None:
 
 
 def each(service: MessagingService, count: int, threads: int = 16) -> None:
-    def publish(own: list[IncidentCreated]) -> None:
-        for event in own:
+    given = events(count // threads + 1)
+
+    def publish(share: int) -> None:
+        for event in given[:share]:
             service.publish(TOPIC, event, key=event.incident_id)
 
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(publish, events(count // threads)) for _ in range(threads)]:
-            done.result()
+    together(publish, shares(count, threads))
 
 
 WORKS: Mapping[str, tuple[str, dict[str, Any], Work, int]] = {

@@ -11,10 +11,11 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -96,6 +97,35 @@ def waits(count: int, rate: float) -> Iterator[float]:
 def since(sent_ns: str | int) -> float:
     """Microseconds since a time of `time.monotonic_ns`, which is one clock for all processes of a machine."""
     return (time.monotonic_ns() - int(sent_ns)) / 1000
+
+
+def together(work: Callable[[int], None], parts: list[int]) -> float:
+    """Seconds until each part is done by a thread of its own."""
+    failed: list[BaseException] = []
+
+    def run(part: int) -> None:
+        try:
+            work(part)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(part,), daemon=True) for part in parts]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - begun
+    if failed:
+        raise failed[0]
+    return seconds
+
+
+async def side_by_side(work: Callable[[int], Awaitable[object]], parts: Iterable[int]) -> float:
+    """Seconds until each part is done by a task of its own."""
+    begun = time.perf_counter()
+    await asyncio.gather(*(work(part) for part in parts))
+    return time.perf_counter() - begun
 
 
 async def read(client: Any) -> None:

@@ -12,7 +12,21 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer
 
-from .child import PATIENCE, Stopwatch, all_true, answer, envelopes, full, key_of, ready, serve, shares, since, waits
+from .child import (
+    PATIENCE,
+    Stopwatch,
+    all_true,
+    answer,
+    envelopes,
+    full,
+    key_of,
+    ready,
+    serve,
+    shares,
+    since,
+    together,
+    waits,
+)
 
 #: What is promised, not how fast: acknowledged by all, without duplicates, compressed as the SDK does.
 SAFE = {"acks": "all", "enable.idempotence": True, "compression.type": "snappy"}
@@ -46,14 +60,8 @@ class Confluent:
             for event in given[:share]:
                 self._publish(name, event)
 
-        threads = [threading.Thread(target=publish, args=(share,)) for share in shares(count, workers)]
         with self._polled():
-            begun = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            return time.perf_counter() - begun
+            return together(publish, shares(count, workers))
 
     def _publish(self, name: str, event: dict[str, Any]) -> None:
         """One, and return when it is acknowledged."""

@@ -15,7 +15,20 @@ from typing import Any
 
 from faststream import AckPolicy
 
-from .child import PATIENCE, STREAM, Stopwatch, answer, envelopes, full, key_of, read, ready, serve, shares
+from .child import (
+    PATIENCE,
+    STREAM,
+    Stopwatch,
+    answer,
+    envelopes,
+    full,
+    key_of,
+    read,
+    ready,
+    serve,
+    shares,
+    side_by_side,
+)
 
 #: Publishes that wait for their acknowledgement at a time.
 AT_ONCE = 256
@@ -71,9 +84,7 @@ class FastStream:
                     own = self._options or {"key": key_of(event).encode()}
                     await self._broker.publish(event, name, **own)
 
-            begun = time.perf_counter()
-            await asyncio.gather(*(publish(share) for share in shares(count, workers)))
-            return time.perf_counter() - begun
+            return await side_by_side(publish, shares(count, workers))
 
         return self._runner.run(run())
 

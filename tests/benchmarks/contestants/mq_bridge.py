@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import uuid
 from typing import Any
 
 import mq_bridge
 
-from .child import PATIENCE, STREAM, Stopwatch, envelopes, full, key_of, ready, serve, shares
+from .child import PATIENCE, STREAM, Stopwatch, envelopes, full, key_of, ready, serve, shares, together
 
 #: Messages of one ``send_batch``.
 BATCH = 5000
@@ -39,13 +38,7 @@ class MqBridge:
             for event in given[:share]:
                 publisher.send(self._message(event))
 
-        threads = [threading.Thread(target=publish, args=(share,)) for share in shares(count, workers)]
-        begun = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - begun
+        return together(publish, shares(count, workers))
 
     def consume(self, topic: str, count: int) -> float:
         watch, name = Stopwatch(count), uuid.uuid4().hex

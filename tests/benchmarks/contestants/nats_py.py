@@ -12,7 +12,21 @@ from typing import Any
 import nats
 from nats.aio.msg import Msg
 
-from .child import PATIENCE, Stopwatch, all_true, answer, envelopes, full, read, ready, serve, shares, since, waits
+from .child import (
+    PATIENCE,
+    Stopwatch,
+    all_true,
+    answer,
+    envelopes,
+    full,
+    read,
+    ready,
+    serve,
+    shares,
+    side_by_side,
+    since,
+    waits,
+)
 
 
 class NatsPy:
@@ -57,9 +71,7 @@ class NatsPy:
                 for event in given[:share]:
                     await self._stream.publish(subject, json.dumps(event).encode())
 
-            begun = time.perf_counter()
-            await asyncio.gather(*(publish(share) for share in shares(count, workers)))
-            return time.perf_counter() - begun
+            return await side_by_side(publish, shares(count, workers))
 
         return self._runner.run(run())
 

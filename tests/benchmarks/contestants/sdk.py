@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from incident_messaging import Delivery, IncidentCreated, IncidentEvent, MessagingConfig, MessagingService
 
-from .child import PATIENCE, Stopwatch, answer, ready, serve, shares, since, waits
+from .child import PATIENCE, Stopwatch, answer, ready, serve, shares, since, together, waits
 
 
 class Sdk:
@@ -111,28 +110,6 @@ def taken(watch: Stopwatch, count: int) -> float:
     if watch.got < count:
         raise RuntimeError(f"only {watch.got} of {count} messages came")
     return watch.seconds
-
-
-def together(work: Callable[[int], None], parts: list[int]) -> float:
-    """Seconds until each part is done by a thread of its own."""
-    failed: list[BaseException] = []
-
-    def run(part: int) -> None:
-        try:
-            work(part)
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(part,), daemon=True) for part in parts]
-    begun = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - begun
-    if failed:
-        raise failed[0]
-    return seconds
 
 
 if __name__ == "__main__":
