@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from by_hand import produce_by_hand
 from kafka_kit import QUIET, Raw, Reader, in_time, publish, spec
+from kafka_wire import KafkaWire, record
 from waiting import takes, until
 
 from incident_messaging.backends.kafka import credit
@@ -437,7 +437,9 @@ def test_a_header_whose_name_is_no_text_ends_nothing(kafka: KafkaBroker, raw: Ra
     """confluent-kafka cannot read it, and neither send it: it goes out by hand, as another client's would."""
     raw.make(topic)
     reader = read(kafka, topic)
-    produce_by_hand(raw.settings["bootstrap.servers"], topic, b"odd", [(b"na\xffme", b"v")])
+    with KafkaWire(raw.settings["bootstrap.servers"]) as wire:
+        error, _ = wire.produce(topic, [record(0, b"odd", headers=[(b"na\xffme", b"v")])])
+    assert error == 0, f"the broker refused the record: {error}"
     raw.produce(topic, ["after"])
     assert reader.wait(2) == ["odd", "after"]
     assert reader.seen[0].headers == {}
