@@ -47,11 +47,16 @@ def test_a_secret_that_the_server_has_changed(
         traffic.flows()
 
 
-def test_a_jwt_that_has_run_out(on_nats: Make, nats_server_factory: Any, tmp_path: Path, caplog: Any) -> None:
-    operator, file = Operator(), tmp_path / "app.creds"
+def short_lived(on_nats: Make, nats_server_factory: Any, operator: Operator, file: Path) -> Traffic:
+    """Traffic by a JWT that runs out soon, made when the server is there already."""
     server = nats_server_factory(config=operator.config)
     write(file, operator.credentials(seconds=LIFETIME))
-    with Traffic(on_nats(server, credentials=file)) as traffic:
+    return Traffic(on_nats(server, credentials=file))
+
+
+def test_a_jwt_that_has_run_out(on_nats: Make, nats_server_factory: Any, tmp_path: Path, caplog: Any) -> None:
+    operator, file = Operator(), tmp_path / "app.creds"
+    with short_lived(on_nats, nats_server_factory, operator, file) as traffic:
         traffic.stands_still("authorization violation")
         assert "NATS cannot connect again: authorization violation" in caplog.text
         for broken in ("", operator.credentials()[:300]):  # as somebody who writes it in place leaves it for a moment
@@ -65,9 +70,7 @@ def test_a_jwt_that_has_run_out(on_nats: Make, nats_server_factory: Any, tmp_pat
 
 def test_a_jwt_that_is_replaced_in_time(on_nats: Make, nats_server_factory: Any, tmp_path: Path, caplog: Any) -> None:
     operator, file = Operator(), tmp_path / "app.creds"
-    server = nats_server_factory(config=operator.config)
-    write(file, operator.credentials(seconds=LIFETIME))
-    with Traffic(on_nats(server, credentials=file)) as traffic:
+    with short_lived(on_nats, nats_server_factory, operator, file) as traffic:
         write(file, operator.credentials())
         assert until(lambda: "connection is back" in caplog.text, PATIENCE)
         traffic.flows()
