@@ -177,7 +177,7 @@ class KafkaConfig:
         Raises:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
-        return read_secret(self.sasl_password, self.sasl_password_file, "kafka.sasl_password")
+        return read_secret(self, "sasl_password")
 
     def resolve_ssl_key_password(self) -> str | None:
         """The key's password as it is now; ``ssl_key_password_file`` is read at each call.
@@ -185,4 +185,4 @@ class KafkaConfig:
         Raises:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
-        return read_secret(self.ssl_key_password, self.ssl_key_password_file, "kafka.ssl_key_password")
+        return read_secret(self, "ssl_key_password")

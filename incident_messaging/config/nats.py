@@ -158,7 +158,7 @@ class NatsConfig:
         Raises:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
-        return read_secret(self.password, self.password_file, "nats.password")
+        return read_secret(self, "password")
 
     def resolve_token(self) -> str | None:
         """The token as it is now; ``token_file`` is read at each call.
@@ -166,7 +166,7 @@ class NatsConfig:
         Raises:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
-        return read_secret(self.token, self.token_file, "nats.token")
+        return read_secret(self, "token")
 
     def resolve_nkey_seed(self) -> str | None:
         """The NKey seed as it is now; ``nkey_seed_file`` is read at each call.
@@ -174,7 +174,7 @@ class NatsConfig:
         Raises:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
-        return read_secret(self.nkey_seed, self.nkey_seed_file, "nats.nkey_seed")
+        return read_secret(self, "nkey_seed")
 
     def resolve_credentials(self) -> str | None:
         """The text of the ``.creds`` file as it is now; ``credentials`` is read at each call.

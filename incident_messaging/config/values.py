@@ -280,15 +280,17 @@ def _is_bare(url: SplitResult) -> bool:
     return not url.query and not url.fragment and (url.path in ("", "/") or url.scheme in ("ws", "wss"))
 
 
-def read_secret(value: str | None, file: str | None, name: str) -> str | None:
-    """A secret as it is now: the value, or the file's text without one trailing newline.
+def read_secret(config: Any, name: str) -> str | None:
+    """A secret of a field as it is now: the value, or the text of its ``_file`` without one trailing newline.
 
     Read at each use, so that a secret that was rotated is taken without a restart.
 
     Raises:
         ConfigurationError: The file cannot be read, is empty or no UTF-8 text; its content is not shown.
     """
-    return value if file is None else read_text(file, f"{name}_file")
+    file: str | None = getattr(config, f"{name}_file")
+    value: str | None = getattr(config, name)
+    return value if file is None else read_text(file, f"{full_name(type(config), name)}_file")
 
 
 def read_text(file: str, name: str) -> str:
