@@ -9,7 +9,6 @@ form, keeps unknown fields out of the way, and takes JSON without an envelope as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin, overload
 
@@ -24,9 +23,10 @@ from incident_messaging.envelope import (
     new_message_id,
     read_metadata,
     unix_time,
+    wire_time,
 )
 from incident_messaging.errors import ConfigurationError, SerializationError
-from incident_messaging.forms import expected, rfc3339, shown
+from incident_messaging.forms import expected, shown
 from incident_messaging.jsontext import JsonText
 from incident_messaging.payloads import SKIPPED, Payloads, Skipped, reason, type_name
 from incident_messaging.record import Received, Record
@@ -245,7 +245,7 @@ class Codec:
         return {
             "message_id": new_message_id(),
             "correlation_id": correlation_id,
-            "timestamp": unix_time() if self._unix else rfc3339(datetime.fromtimestamp(unix_time(), UTC)),
+            "timestamp": wire_time(unix_time(), unix=self._unix),
             "source": self._source,
             "version": VERSION,
             "headers": {},

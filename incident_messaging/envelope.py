@@ -140,12 +140,17 @@ def check_metadata(metadata: MessageMetadata) -> None:
             raise ValueError(f"metadata.{name} {shown(value)} is not allowed: {words}")
 
 
+def wire_time(timestamp: int, *, unix: bool) -> int | str:
+    """A time in Unix seconds as it is on the wire: as it is, or as RFC 3339."""
+    return timestamp if unix else rfc3339(datetime.fromtimestamp(timestamp, UTC))
+
+
 def metadata_fields(metadata: MessageMetadata, *, unix: bool) -> dict[str, Any]:
     """Metadata as it is on the wire, its timestamp in Unix seconds or as RFC 3339."""
     return {
         "message_id": metadata.message_id,
         "correlation_id": metadata.correlation_id,
-        "timestamp": metadata.timestamp if unix else rfc3339(metadata.time),
+        "timestamp": wire_time(metadata.timestamp, unix=unix),
         "source": metadata.source,
         "version": metadata.version,
         "headers": metadata.headers,

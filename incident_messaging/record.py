@@ -13,7 +13,8 @@ import attrs
 #: The map most messages share; never changed.
 NO_HEADERS: Mapping[str, str] = {}
 
-#: Bytes that a publish leaves free below a server's limit.
+#: Bytes that a publish leaves free below a server's limit, so that a message also fits with what is added when it
+#: becomes a dead letter or is redriven.
 RESERVE = 16_384
 
 
@@ -59,8 +60,6 @@ class Record:
         dedup_id: What JetStream compares within its duplicate window (``Nats-Msg-Id``).
         raw_headers: Pairs to send as they are, beside ``headers``: a dead letter's, of a foreign
             writer, whose bytes may not be text and whose names may repeat.
-        reserve: Bytes to keep free below the server's own limit, so that the message's dead letter,
-            which carries more headers, still fits.
     """
 
     topic: str
@@ -69,7 +68,6 @@ class Record:
     headers: Mapping[str, str] = NO_HEADERS
     dedup_id: str
     raw_headers: Sequence[RawHeader] = ()
-    reserve: int = RESERVE
 
     @property
     def size(self) -> int:

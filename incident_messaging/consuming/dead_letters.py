@@ -304,7 +304,6 @@ class _Redrive:
             headers=headers if same else kept_text(received) | headers,
             raw_headers=kept_headers(received.raw_headers) if same else (),
             dedup_id=f"{letter_id}:r{count}",
-            reserve=0,
         )
 
 

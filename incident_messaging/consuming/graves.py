@@ -90,7 +90,6 @@ def dead_letter(received: Received, grave: Grave, *, topic: str, group: str, bac
         # Nobody may take it beforehand: docs/decisions/0015-ids-of-dead-letters.rst.
         dedup_id=f"dlq:{group}:{secrets.token_hex(16)}",
         raw_headers=kept_headers(received.raw_headers),
-        reserve=0,
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,13 +30,11 @@ from incident_messaging.errors import (
     PublishFailed,
     Timeout,
 )
-from incident_messaging.record import Position, Record
+from incident_messaging.record import RESERVE, Position, Record
 
 _log = logging.getLogger("incident_messaging.nats")
 
 #: Bytes below the server's limit kept free, so that a message also fits with what is added when it
-#: becomes a dead letter or is redriven.
-_RESERVE = 16 * 1024
 #: The server's own limit for the header block of a stored message.
 _MOST_HEADERS = 65_535
 #: An earlier try of the same id is on its way through the cluster: that one, or the next, is stored.
@@ -183,7 +182,7 @@ class Publisher:
         try:
             headers = encode_headers(record)
             size = len(headers)
-            if size > _MOST_HEADERS or size + len(record.body) > max_payload - _RESERVE:
+            if size > _MOST_HEADERS or size + len(record.body) > max_payload - RESERVE:
                 _check_size(record, size, max_payload)
             return publish_command(record.topic, self._reply_to(number), headers, record.body)
         except ValueError as exc:
@@ -199,17 +198,13 @@ class Publisher:
     def _all_acknowledged(self, data: bytes, at: int) -> int:
         """Nearly all that ever comes here, off the wire in one look each; the others are `_acknowledged`'s."""
         match, end = self._usual.match, self._end
-        scheduled, self._telling = self._telling, True
-        try:
+        with self._burst():
             while (found := match(data, at)) is not None:
                 number, size, body, stream, sequence = found.groups()
                 if int(size) != len(body):
                     break
                 end(int(number), Position(stream=stream.decode(), sequence=int(sequence)))
                 at = found.end()
-        finally:
-            self._telling = scheduled
-            self._told()
         return at
 
     def _acknowledged(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
@@ -249,11 +244,17 @@ class Publisher:
 
     def _end_all(self, numbers: Iterable[int]) -> None:
         """End many well at once."""
-        scheduled, self._telling = self._telling, True
         end = self._end
-        try:
+        with self._burst():
             for number in numbers:
                 end(number)
+
+    @contextmanager
+    def _burst(self) -> Iterator[None]:
+        """What ends in here is told at its end, not a turn of the loop later."""
+        scheduled, self._telling = self._telling, True
+        try:
+            yield
         finally:
             self._telling = scheduled
             self._told()
@@ -362,7 +363,7 @@ def _check_size(record: Record, headers: int, max_payload: int) -> None:
         raise PublishFailed(words, code="too_large", backend="nats")
     size, limit = headers + len(record.body), max_payload
     if not any(name.startswith(_ADDED) for name in record.headers):
-        limit -= min(_RESERVE, limit // 8)
+        limit -= min(RESERVE, limit // 8)
     if size > limit:
         words = (
             f"message of {size:,} bytes with its headers exceeds the {limit:,} that the NATS server takes "
