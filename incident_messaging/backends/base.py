@@ -270,5 +270,5 @@ class MessageProducer(ABC):
         """Send what was handed over, close, join. Idempotent, never raises.
 
         Returns:
-            How many records had no outcome by the deadline; each got its ``done`` with an error.
+            How many records had no outcome by the deadline; each was told an error.
         """

@@ -150,7 +150,7 @@ class Ledger:
     """What has ended at one broker and was not acted on: places, counts and waiters get a burst in one go.
 
     Guarantees: every leg that was noted is told to its waiter once, by the `settle` that follows it on the same
-    thread at the latest; no lock is held then.
+    thread, or by one of another thread that has taken it; no lock is held then.
     """
 
     def __init__(self, backend: str, window: Window, meter: Meter) -> None:

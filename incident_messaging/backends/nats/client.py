@@ -53,7 +53,7 @@ class Client(NatsPyClient):
     # -- ours -------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Write commands, behind what is queued already: that the loop writes at its next turn."""
+        """Write commands: to an idle socket at once, else behind what is queued for the loop's next turn."""
         if self._transport is not None and not self._pending and _is_idle(self._transport):
             self._transport.write(data)  # the flusher is a task, and waking it takes as long as a whole publish
             return
