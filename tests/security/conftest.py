@@ -21,12 +21,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Kit:
 
 @pytest.fixture
 def on_nats(nothing_left_behind: None, nats_server_factory: Any) -> Iterator[Callable[..., MessagingService]]:
-    """Make services on a NATS server, with fields of ``NatsConfig``; they are closed before it."""
+    """Make services on a NATS server, with fields of ``NatsConfig``; they are closed before it.
+
+    What is on its way to a subscriber when a server dies comes again after ``ack_wait_ms``: well within
+    the time that the tests' traffic gets.
+    """
     with ExitStack() as stack:
 
         def make(server: Any, **nats: Any) -> MessagingService:
-            settings = {"topic_prefix": "t", "nats": {"servers": [server.url], "reconnect_delay_ms": 100, **nats}}
-            service = MessagingService(MessagingConfig.from_mapping(settings))
+            usual = {"servers": [server.url], "reconnect_delay_ms": 100, "ack_wait_ms": 2_000}
+            service = MessagingService(MessagingConfig.from_mapping({"topic_prefix": "t", "nats": usual | nats}))
             stack.callback(service.close, 2.0)
             return service
 
