@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from incident_messaging.brokers import BrokerError
+from incident_messaging.commands.common import INTERRUPTED
 from incident_messaging.config import MessagingBackend
 from incident_messaging.demo.fork import run_forked
 from incident_messaging.demo.replay import SAMPLE, ReplayError, made_up_events, read_log
@@ -19,9 +20,6 @@ from incident_messaging.errors import MessagingError
 from incident_messaging.events import IncidentEvent
 
 __all__ = ["demo"]
-
-#: What a shell reports of a command that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 @click.command()
@@ -63,7 +61,7 @@ def demo(backend: str, file: Path | None, limit: int | None, fork: bool) -> None
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("interrupted: the brokers are stopped, their data is deleted", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     sys.exit(0 if good else 1)
 
 

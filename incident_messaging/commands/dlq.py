@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,28 +16,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from incident_messaging.config import MessagingBackend, MessagingConfig
+from incident_messaging.commands.common import Sources, configured, connected, json_flag, moment, printable
+from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.dead_letters import DeadLetterReport
 from incident_messaging.consuming.letters import DeadLetter
-from incident_messaging.errors import MessagingError
 from incident_messaging.service import MessagingService
 
 __all__ = ["dlq"]
-
-_AGO = re.compile(r"(\d+)([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _time(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
-    """An option's time: so long ago, or ISO 8601 (local where it has no zone)."""
-    if value is None:
-        return None
-    if ago := _AGO.fullmatch(value):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        return datetime.fromisoformat(value).astimezone()
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is no time: 30m, 2h, 7d, or ISO 8601") from None
 
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,7 +31,9 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--topic", help="Original topic, without prefix; * and > are wildcards.")
     @click.option("--exception", help="Class of what the last attempt raised, with or without its module.")
     @click.option("--group", help="Who gave it up.")
-    @click.option("--since", callback=_time, metavar="TIME", help="Given up at or after: 30m, 2h, 7d ago, or ISO 8601.")
+    @click.option(
+        "--since", callback=moment, metavar="TIME", help="Given up at or after: 30m, 2h, 7d ago, or ISO 8601."
+    )
     @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many.")
     @click.option("--backend", type=click.Choice(["nats", "kafka"]), help="Which of two brokers.")
     @wraps(command)
@@ -67,51 +52,35 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     return with_filters
 
 
-@contextmanager
-def _service(config: Path | None) -> Iterator[MessagingService]:
-    """A service as configured; an error of the SDK is one line on stderr and exit code 1."""
-    try:
-        with MessagingService(MessagingConfig.load(config)) as service:
-            yield service
-    except MessagingError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-
-
 @click.group()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    metavar="FILE",
-    help="TOML or JSON; the environment (INCIDENT_MESSAGING_...) wins over it.",
-)
+@configured
 @click.pass_context
-def dlq(context: click.Context, config: Path | None) -> None:
+def dlq(context: click.Context, sources: Sources) -> None:
     """Look into the dead letters, put them back, throw them away.
 
     Exit code: 0 if all went well; 1 if a broker cannot be had or a message failed; 2 for wrong usage.
     """
-    context.obj = config
+    context.obj = sources
 
 
 @dlq.command("list")
 @_filters
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, with body and stack trace.")
+@json_flag
 @click.pass_obj
-def list_(config: Path | None, /, filters: dict[str, Any], as_json: bool) -> None:
+def list_(sources: Sources, /, filters: dict[str, Any], as_json: bool) -> None:
     """Show dead letters, a line each; looking changes nothing."""
-    with _service(config) as service:
+    with connected(sources) as service:
         for letter in service.dead_letters.list(**filters):
             click.echo(_as_json(letter) if as_json else _line(letter))
 
 
 @dlq.command()
 @click.argument("position")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@json_flag
 @click.pass_obj
-def show(config: Path | None, /, position: str, as_json: bool) -> None:
+def show(sources: Sources, /, position: str, as_json: bool) -> None:
     """Show one dead letter in full; POSITION is what `list` begins its line with."""
-    with _service(config) as service:
+    with connected(sources) as service:
         letter = next((one for one in service.dead_letters.list() if str(one.position) == position), None)
         if letter is None:
             click.echo(f"Error: there is no dead letter at {position}", err=True)
@@ -128,14 +97,14 @@ def show(config: Path | None, /, position: str, as_json: bool) -> None:
 )
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
-@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
+@json_flag
 @click.pass_obj
-def redrive(config: Path | None, /, filters: dict[str, Any], as_json: bool, **options: Any) -> None:
+def redrive(sources: Sources, /, filters: dict[str, Any], as_json: bool, **options: Any) -> None:
     """Put dead letters back on their topic, for the group that gave them up.
 
     One leaves only when the broker has acknowledged it: what is interrupted is simply run again.
     """
-    with _service(config) as service, _progress("redriven", service, filters) as progress:
+    with connected(sources) as service, _progress("redriven", service, filters) as progress:
         report = service.dead_letters.redrive(**filters, **options, progress=progress)
     _tell("redriven", report, as_json)
 
@@ -144,11 +113,11 @@ def redrive(config: Path | None, /, filters: dict[str, Any], as_json: bool, **op
 @_filters
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
+@json_flag
 @click.pass_obj
-def purge(config: Path | None, /, filters: dict[str, Any], as_json: bool, dry_run: bool, yes: bool) -> None:
+def purge(sources: Sources, /, filters: dict[str, Any], as_json: bool, dry_run: bool, yes: bool) -> None:
     """Throw dead letters away; without filters, all of them."""
-    with _service(config) as service:
+    with connected(sources) as service:
         if not (dry_run or yes):
             count = service.dead_letters.purge(**filters, dry_run=True).matched
             click.confirm(f"throw away {count:,} dead letters?", abort=True, err=True)
@@ -193,7 +162,7 @@ def _tell(what: str, report: DeadLetterReport, as_json: bool) -> None:
 def _line(letter: DeadLetter) -> str:
     when = "-" if letter.failed_at is None else letter.failed_at.isoformat(timespec="seconds").replace("+00:00", "Z")
     why = f"{letter.exception_type}: {letter.exception_message}".replace("\n", " ")
-    return _printable(
+    return printable(
         f"{letter.position}  {when}  {letter.topic or '-'}  {letter.group or '-'}"
         f"  {letter.attempts} attempts, {letter.redrive_count} redrives  {why:.120}"
     )
@@ -202,15 +171,8 @@ def _line(letter: DeadLetter) -> str:
 def _page(letter: DeadLetter) -> str:
     fields = _fields(letter)
     texts = (fields.pop("stacktrace"), fields.pop("body"))
-    lines = [_printable(f"{name}: {value}") for name, value in fields.items()]
-    return "\n".join([*lines, "", *(_printable(line) for text in texts for line in text.split("\n"))])
-
-
-def _printable(text: str) -> str:
-    """Text for a terminal: what strangers wrote may hold escape sequences, marks that turn its order, foreign bytes."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    lines = [printable(f"{name}: {value}") for name, value in fields.items()]
+    return "\n".join([*lines, "", *(printable(line) for text in texts for line in text.split("\n"))])
 
 
 def _as_json(letter: DeadLetter) -> str:

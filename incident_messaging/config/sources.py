@@ -44,6 +44,22 @@ def from_environment(cls: type, prefix: str, environ: Mapping[str, str]) -> dict
     return nested(layer)
 
 
+def from_texts(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The layer of settings that are named as in a file (``kafka.group_id``) and have texts as in the environment.
+
+    Raises:
+        ConfigurationError: A name is unknown, or its text cannot be read as its field's type.
+    """
+    known = {name.lower().replace("__", "."): found for name, found in _variables(cls, "").items()}
+    layer: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in known:
+            raise unknown(name, known)
+        key, kind = known[name]
+        layer[key] = _read(name, kind, text)
+    return nested(layer)
+
+
 def _variables(cls: type, prefix: str) -> dict[str, tuple[str, Kind]]:
     """Every variable's name, with its key as `nested` takes it and its kind."""
     found: dict[str, tuple[str, Kind]] = {}

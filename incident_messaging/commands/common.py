@@ -1,0 +1,132 @@
+"""What the commands share: where their configuration comes from, how an error is told, what a terminal is shown."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from incident_messaging.config import MessagingConfig
+from incident_messaging.config.sources import from_texts
+from incident_messaging.errors import MessagingError
+from incident_messaging.service import MessagingService
+
+__all__ = ["INTERRUPTED", "Sources", "configured", "connected", "failing", "json_flag", "moment", "printable"]
+
+#: What a shell reports of a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+_AGO = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@attrs.frozen
+class Sources:
+    """Where a command's configuration comes from.
+
+    Attributes:
+        file: A TOML or JSON file.
+        settings: What ``--set`` gave, as ``(name, value)``; it wins over the environment, which wins over the file.
+    """
+
+    file: Path | None = None
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def load(self) -> MessagingConfig:
+        """The configuration.
+
+        Raises:
+            ConfigurationError: See `MessagingConfig.load`.
+        """
+        return MessagingConfig.load(self.file, **self.overrides())
+
+    def overrides(self) -> dict[str, Any]:
+        """The layer that ``--set`` gave.
+
+        Raises:
+            ConfigurationError: A name is unknown, or a text cannot be read.
+        """
+        return from_texts(MessagingConfig, dict(self.settings))
+
+
+def _setting(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    settings = []
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as kafka.group_id=pager")
+        settings.append((name.strip(), text))
+    return tuple(settings)
+
+
+def configured(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where the configuration comes from, given to the command as ``sources``."""
+
+    @click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+        metavar="FILE",
+        help="TOML or JSON; the environment (INCIDENT_MESSAGING_...) wins over it.",
+    )
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        callback=_setting,
+        metavar="NAME=VALUE",
+        help="One setting, such as backend=kafka or nats.servers=nats://a:4222,nats://b:4222; wins over all else.",
+    )
+    @wraps(command)
+    def with_sources(config: Path | None, settings: tuple[tuple[str, str], ...], **options: Any) -> None:
+        command(sources=Sources(config, settings), **options)
+
+    return with_sources
+
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="JSON for programs instead of text for people.")
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """An error of the SDK is one line on stderr and exit code 1; Ctrl-C is exit code 130."""
+    try:
+        yield
+    except MessagingError as error:
+        click.echo(f"Error: {printable(str(error))}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def connected(sources: Sources) -> Iterator[MessagingService]:
+    """A service as configured, closed at the end; errors as in `failing`."""
+    with failing(), MessagingService(sources.load()) as service:
+        yield service
+
+
+def moment(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    """An option's time: so long ago, or ISO 8601 (local where it has no zone)."""
+    if value is None:
+        return None
+    if ago := _AGO.fullmatch(value):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        return datetime.fromisoformat(value).astimezone()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time: 30m, 2h, 7d, or ISO 8601") from None
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what strangers wrote may hold escape sequences, marks that turn its order, foreign bytes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
