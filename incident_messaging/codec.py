@@ -42,6 +42,11 @@ MESSAGE_ID: Final = "x-message-id"
 CORRELATION_ID: Final = "x-correlation-id"
 CONTENT_TYPE: Final = "content-type"
 
+_JSON: Final = "application/json"
+#: How many headers nearly all messages have, and their bytes but for the id's.
+_OWN = 2
+_OWN_SIZE = len(MESSAGE_ID + CONTENT_TYPE + _JSON)
+
 #: A timestamp that no message has.
 _UNKNOWN: Final = -1
 
@@ -119,15 +124,33 @@ class Codec:
         headers: Mapping[str, str] | None = None,
         correlation_id: str | None = None,
     ) -> Record:
-        """The record that carries a message in its envelope; `sent_envelope` is the way back.
+        """The record that carries a message in its envelope; arguments and errors as `write`."""
+        record = Record.__new__(Record)
+        self.write(record, message, topic, key, headers, correlation_id)
+        return record
+
+    def write(
+        self,
+        record: Record,
+        message: Any,
+        topic: str,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        correlation_id: str | None,
+    ) -> int:
+        """Make a record, which may be blank, carry a message in its envelope; `sent_envelope` is the way back.
 
         Args:
+            record: Gets all its fields.
             message: Anything that can be written, or a `MessageEnvelope` of it, whose metadata is
                 kept; the envelope given is not changed.
             topic: The full name on the broker.
             key: What keeps its order.
             headers: The user's, for the broker.
             correlation_id: Goes into the metadata, also over what an envelope has there.
+
+        Returns:
+            The record's size.
 
         Raises:
             SerializationError: ``encode``: the message or its metadata cannot be written; the text
@@ -143,13 +166,19 @@ class Codec:
         else:
             metadata, payload = self._made(correlation_id), message
         message_id, correlation_id = metadata["message_id"], metadata["correlation_id"]
-        own = {MESSAGE_ID: message_id, CONTENT_TYPE: "application/json"}
+        own = {MESSAGE_ID: message_id, CONTENT_TYPE: _JSON}
         if correlation_id is not None:
             own[CORRELATION_ID] = correlation_id
         if headers:
             _add_headers(own, headers)
-        body = self._body(metadata, payload)
-        return Record(topic=topic, body=body, key=key, headers=own, dedup_id=f"{message_id}:{topic}")
+        record.body = body = self._body(metadata, payload)
+        record.topic, record.key, record.headers, record.raw_headers = topic, key, own, ()
+        record.dedup_id = f"{message_id}:{topic}"
+        if len(own) > _OWN or not message_id.isascii():
+            return record.size
+        if key is None:
+            return len(body) + _OWN_SIZE + len(message_id)
+        return len(body) + _OWN_SIZE + len(message_id) + len(key) if key.isascii() else record.size
 
     def check(self, key: str | None, headers: Mapping[str, str] | None) -> None:
         """Refuse what no message can be sent with.

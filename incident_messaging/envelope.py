@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_random.seed)
 
 def new_message_id() -> str:
     """The text of a random UUID (version 4, RFC 9562); unique, not secret."""
-    digits = f"{_random.getrandbits(128) & _RANDOM_BITS | _FIXED_BITS:032x}"
+    digits = "%032x" % (_random.getrandbits(128) & _RANDOM_BITS | _FIXED_BITS)
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

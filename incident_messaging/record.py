@@ -48,7 +48,7 @@ class Position:
 RawHeader = tuple[str, bytes | None]
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Record:
     """A message on its way out.
 
@@ -68,6 +68,11 @@ class Record:
     headers: Mapping[str, str] = NO_HEADERS
     dedup_id: str
     raw_headers: Sequence[RawHeader] = ()
+
+    def take(self, other: Record) -> None:
+        """Become the same message."""
+        self.topic, self.body, self.key = other.topic, other.body, other.key
+        self.headers, self.dedup_id, self.raw_headers = other.headers, other.dedup_id, other.raw_headers
 
     @property
     def size(self) -> int:

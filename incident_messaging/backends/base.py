@@ -22,9 +22,13 @@ from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, MessagingError
 from incident_messaging.record import Position, Received, Record
 
-#: ``done(position, duplicate, error)``: what became of a record. ``error`` is ``None`` when the
+#: Makes the position of a record, for those who want it: few do, and it takes as long as all else that an
+#: acknowledgement brings.
+Where = Callable[[], Position]
+
+#: ``done(where, duplicate, error)``: what became of a record. ``error`` is ``None`` when the
 #: broker acknowledged it; a `Timeout` carries ``maybe_delivered``.
-Done = Callable[[Position | None, bool, MessagingError | None], None]
+Done = Callable[[Where | None, bool, MessagingError | None], None]
 
 #: Where a place that does not exist yet begins.
 Start = Literal["earliest", "latest"] | datetime | Position
@@ -69,31 +73,32 @@ class ConsumerSpec:
     dead_letter_topic: str | None = None
 
 
-class Parcel(ABC):
+class Parcel(Record, ABC):
     """A record on its way to one broker; called with what became of it, as a `Done`.
 
+    It is the record itself: of two objects for each message on its way the garbage collector would see both.
+
     Attributes:
-        record: What is sent.
         deadline: By when it has its outcome; it always has an end.
+        sent: How often it was handed on: the broker may have what was.
         note: The backend's own, until then; nobody else looks at it.
     """
 
-    __slots__ = ("deadline", "note", "record")
+    __slots__ = ("deadline", "note", "sent")
 
-    def __init__(self, record: Record, deadline: Deadline) -> None:
-        self.record = record
-        self.deadline = deadline
-        self.note: Any = None
+    deadline: Deadline
+    sent: int
+    note: Any
 
     @abstractmethod
-    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
+    def __call__(self, where: Where | None, duplicate: bool, error: MessagingError | None) -> None:
         """It has its outcome."""
 
 
 def broken_off(rest: Iterable[Parcel], backend: str) -> None:
     """End the parcels that a hand-over did not come to: it was broken off, by Ctrl-C or by a fault."""
     for parcel in rest:
-        parcel(None, False, BackendUnavailable(f"{parcel.record.topic}: not sent, broken off", backend=backend))
+        parcel(None, False, BackendUnavailable(f"{parcel.topic}: not sent, broken off", backend=backend))
 
 
 class _Addressed(Parcel):
@@ -102,11 +107,13 @@ class _Addressed(Parcel):
     __slots__ = ("_done",)
 
     def __init__(self, record: Record, deadline: Deadline, done: Done) -> None:
-        super().__init__(record, deadline)
+        self.take(record)
+        self.deadline = deadline
+        self.sent, self.note = 0, None
         self._done = done
 
-    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
-        self._done(position, duplicate, error)
+    def __call__(self, where: Where | None, duplicate: bool, error: MessagingError | None) -> None:
+        self._done(where, duplicate, error)
 
 
 class Sink(Protocol):

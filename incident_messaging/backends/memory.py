@@ -22,6 +22,7 @@ from incident_messaging.backends.base import (
     Parcel,
     Sink,
     Status,
+    Where,
     broken_off,
 )
 from incident_messaging.config import MessagingConfig
@@ -216,6 +217,10 @@ def _from(spec: ConsumerSpec, received: Received) -> bool:
     return True
 
 
+def _there(position: Position) -> Where:
+    return lambda: position
+
+
 class MemoryBroker(MessageProducer):
     """The door to a prefix's world."""
 
@@ -241,7 +246,7 @@ class MemoryBroker(MessageProducer):
                     continue
                 self.connect(parcel.deadline)
                 assert self._world is not None
-                parcel(self._world.append(parcel.record), False, None)
+                parcel(_there(self._world.append(parcel)), False, None)
         finally:
             broken_off(rest, self.name)
             self.told()

@@ -14,18 +14,18 @@ from typing import Any, Protocol
 
 import attrs
 
-from incident_messaging.backends.base import MessageProducer, Parcel
+from incident_messaging.backends.base import MessageProducer, Parcel, Where
 from incident_messaging.codec import sent_envelope
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline, now
 from incident_messaging.envelope import MessageEnvelope
 from incident_messaging.errors import MessagingError
 from incident_messaging.metrics import Meter
-from incident_messaging.record import Position, Record
+from incident_messaging.record import Position
 
 log = logging.getLogger("incident_messaging")
 
-_TOPIC, _WAITER = attrgetter("topic"), attrgetter("waiter")
+_LABEL, _WAITER = attrgetter("label"), attrgetter("waiter")
 
 
 class Window:
@@ -109,38 +109,46 @@ class Leg(Parcel):
     """One message on its way to one broker; called by the producer with its outcome.
 
     Attributes:
+        outlet: The way to the broker.
+        message: What the caller gave.
+        label: The topic without the prefix.
+        waiter: Who wants to know how it ends.
         index: Its place in a batch.
+        taken: The bytes that it takes of the window: its size.
+        begun: When it was handed over.
+        where: Makes its position, if it was acknowledged, as ``duplicate`` and ``error`` belong to the outcome.
     """
 
-    __slots__ = (
-        "begun", "duplicate", "error", "index", "message", "outlet", "position", "size", "topic", "waiter"
-    )  # fmt: skip
+    __slots__ = ("begun", "duplicate", "error", "index", "label", "message", "outlet", "taken", "waiter", "where")
 
+    taken: int
     begun: float
-    position: Position | None
+    where: Where | None
     duplicate: bool
     error: MessagingError | None
 
-    def __init__(
-        self, outlet: Outlet, message: Any, record: Record, topic: str, size: int, waiter: Waiter, index: int = 0
-    ) -> None:
-        self.record = record
-        self.note = None
+    def __init__(self, outlet: Outlet, message: Any, label: str, waiter: Waiter, index: int = 0) -> None:
+        # Blank: what it carries is written by the codec, or taken from another.
+        self.sent, self.note = 0, None
         self.outlet = outlet
         self.message = message
-        self.topic = topic
-        self.size = size
+        self.label = label
         self.waiter = waiter
         self.index = index
 
     @property
     def envelope(self) -> MessageEnvelope[Any]:
         """What is sent; made when somebody asks, as where it fails."""
-        return sent_envelope(self.message, self.record)
+        return sent_envelope(self.message, self)
 
-    def __call__(self, position: Position | None, duplicate: bool, error: MessagingError | None) -> None:
+    @property
+    def position(self) -> Position | None:
+        """Where the broker keeps it, if it was acknowledged."""
+        return None if self.where is None else self.where()
+
+    def __call__(self, where: Where | None, duplicate: bool, error: MessagingError | None) -> None:
         """Note the outcome; what follows is for the ledger."""
-        self.position = position
+        self.where = where
         self.duplicate = duplicate
         self.error = error
         self.outlet.ledger.note(self)
@@ -158,10 +166,8 @@ class Ledger:
         self._window = window
         self._meter = meter
         self._ended: deque[Leg] = deque()
-
-    def note(self, leg: Leg) -> None:
-        """A leg has an outcome."""
-        self._ended.append(leg)
+        #: To be called with each leg that has an outcome.
+        self.note = self._ended.append
 
     def refused(self, topic: str, error: MessagingError) -> None:
         """A message was not let in."""
@@ -172,7 +178,7 @@ class Ledger:
         legs = self._taken()
         if not legs:
             return
-        self._window.release(len(legs), sum([leg.size for leg in legs]))
+        self._window.release(len(legs), sum([leg.taken for leg in legs]))
         try:
             self._count_all(legs)
         except Exception:  # those who wait are told all the same
@@ -188,8 +194,8 @@ class Ledger:
         for leg in failed:
             assert leg.error is not None
             # One refusal of a connection may end many publishes: each tells of its own message.
-            leg.error = _own(leg.error).about(topic=leg.topic, envelope=leg.envelope)
-            self._meter.publish_failed(leg.topic, self._backend, leg.error)
+            leg.error = _own(leg.error).about(topic=leg.label, envelope=leg.envelope)
+            self._meter.publish_failed(leg.label, self._backend, leg.error)
         self._count(legs if not failed else [leg for leg in legs if leg.error is None])
 
     def _taken(self) -> list[Leg]:
@@ -201,10 +207,10 @@ class Ledger:
 
     def _count(self, legs: Sequence[Leg]) -> None:
         ended = now()
-        for topic, run in groupby(sorted(legs, key=_TOPIC), key=_TOPIC):
+        for label, run in groupby(sorted(legs, key=_LABEL), key=_LABEL):
             mine = list(run)
-            sizes = [leg.size for leg in mine]
-            self._meter.published(topic, self._backend, sizes, [ended - leg.begun for leg in mine])
+            sizes = [leg.taken for leg in mine]
+            self._meter.published(label, self._backend, sizes, [ended - leg.begun for leg in mine])
 
 
 @attrs.frozen(eq=False)

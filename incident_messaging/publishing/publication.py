@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
+from incident_messaging.backends.base import Where
 from incident_messaging.codec import MESSAGE_ID
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline
@@ -70,7 +71,7 @@ class Single(Leg):
         Raises:
             BackendUnavailable: The window stayed full; nothing was handed over.
         """
-        if not self.outlet.window.acquire(self.size, block):
+        if not self.outlet.window.acquire(self.taken, block):
             raise _full(self)
         self.outlet.hand_over([self], deadline)
 
@@ -82,8 +83,8 @@ class Single(Leg):
         """
         if (error := self.failure()) is not None:
             raise error
-        message_id = self.record.headers[MESSAGE_ID]
-        return _single_receipt(message_id, self.topic, self.outlet.backend, self.position, self.duplicate)
+        message_id = self.headers[MESSAGE_ID]
+        return _single_receipt(message_id, self.label, self.outlet.backend, self.where, self.duplicate)
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged; ``None`` if it was."""
@@ -96,8 +97,8 @@ class Single(Leg):
         """The failure, or what makes the receipt and keeps no message alive."""
         if self.error is not None:
             return self.failure() or self.error
-        message_id = self.record.headers[MESSAGE_ID]
-        return partial(_single_receipt, message_id, self.topic, self.outlet.backend, self.position, self.duplicate)
+        message_id = self.headers[MESSAGE_ID]
+        return partial(_single_receipt, message_id, self.label, self.outlet.backend, self.where, self.duplicate)
 
     def outcomes(self) -> dict[MessagingBackend, BrokerResult]:
         """What became of it."""
@@ -117,7 +118,7 @@ def start_all(legs: Sequence[Single], deadline: Deadline, limit: float) -> Seque
     """
     outlet, begun = legs[0].outlet, 0
     while begun < len(legs):
-        admitted = outlet.window.acquire_some([leg.size for leg in legs[begun:]], deadline)
+        admitted = outlet.window.acquire_some([leg.taken for leg in legs[begun:]], deadline)
         if not admitted:
             break
         outlet.hand_over(legs[begun : begun + admitted], deadline)
@@ -137,7 +138,7 @@ class Pair:
         outlets: Sequence[Outlet],
         message: Any,
         record: Record,
-        topic: str,
+        label: str,
         size: int,
         waiter: Waiter,
         index: int,
@@ -147,11 +148,11 @@ class Pair:
     ) -> None:
         self.index = index
         self._record = record
-        self._topic = topic
+        self._label = label
         self._waiter = waiter
         self._any = require == "any"
         self._later = later
-        self._legs = [Leg(outlet, message, record, topic, size, self) for outlet in outlets]
+        self._legs = [_leg(outlet, message, record, label, size, self) for outlet in outlets]
         self._lock = threading.Lock()
         self._open = len(outlets)
         self._over = False
@@ -178,7 +179,7 @@ class Pair:
         admitted: list[Leg] = []
         try:
             for leg in self._legs:
-                if leg.outlet.window.acquire(leg.size, block):
+                if leg.outlet.window.acquire(leg.taken, block):
                     admitted.append(leg)
         except BaseException:  # Ctrl-C while waiting
             _let_go(admitted)
@@ -193,7 +194,7 @@ class Pair:
         """
         if (error := self.failure()) is not None:
             raise error
-        return _receipt(self._record, self._topic, self.outcomes())
+        return _receipt(self._record, self._label, self.outcomes())
 
     def failure(self) -> MessagingError | None:
         """Why it was not acknowledged as ``publish_require`` asks; ``None`` if it was."""
@@ -237,10 +238,18 @@ class Pair:
 Publication = Single | Pair
 
 
+def _leg(outlet: Outlet, message: Any, record: Record, label: str, size: int, pair: Pair) -> Leg:
+    """One of two, which carry the same."""
+    leg = Leg(outlet, message, label, pair)
+    leg.take(record)
+    leg.taken = size
+    return leg
+
+
 def _single_receipt(
-    message_id: str, topic: str, backend: MessagingBackend, position: Position | None, duplicate: bool
+    message_id: str, topic: str, backend: MessagingBackend, where: Where | None, duplicate: bool
 ) -> PublishReceipt:
-    result = BrokerResult(state="ok", position=position, duplicate=duplicate)
+    result = BrokerResult(state="ok", position=where and where(), duplicate=duplicate)
     return PublishReceipt(message_id=message_id, topic=topic, results={backend: result}, duplicate=duplicate)
 
 
@@ -264,10 +273,10 @@ def _full(leg: Leg) -> BackendUnavailable:
         " wait longer (block), raise max_in_flight, or publish less",
         code="window_full",
         backend=name,
-        topic=leg.topic,
+        topic=leg.label,
         envelope=leg.envelope,
     )
-    leg.outlet.ledger.refused(leg.topic, error)
+    leg.outlet.ledger.refused(leg.label, error)
     return error
 
 
@@ -284,7 +293,7 @@ def _of_both(results: Mapping[MessagingBackend, BrokerResult]) -> MessagingError
 
 def _let_go(admitted: Sequence[Leg]) -> None:
     for leg in admitted:
-        leg.outlet.window.release(1, leg.size)
+        leg.outlet.window.release(1, leg.taken)
 
 
 def _words(result: BrokerResult) -> str:

@@ -114,6 +114,7 @@ class Publisher:
         self._timer = timer
         self._callbacks = callbacks
         self._timeout = config.publish_timeout_ms / 1000
+        self._most = config.max_message_size
         self._deadline = Deadline(0.0)  # of the last publish_nowait, shared by those of a moment
         self._routes: dict[str, Route] = {}
 
@@ -182,8 +183,7 @@ class Publisher:
             if route is None or message.topic != route.topic:
                 route = run.route = self._route(message.topic, None)
             if len(route.outlets) == 1 and tracing.installed() is None:
-                record, size = self._encode(message, route.full, route.backends)
-                run.add(Single(route.outlets[0], message.payload, record, route.topic, size, batch, index))
+                run.add(self._single(message, route, batch, index))
                 return
             run.start()
             record, publication = self._hand_over(message, route, run.deadline, run.deadline, batch, index)
@@ -234,7 +234,11 @@ class Publisher:
         waiter: Waiter,
         index: int = 0,
     ) -> tuple[Record, Publication | None]:
-        """No publication where messaging is disabled."""
+        """What is sent, and its publication; none where messaging is disabled."""
+        if len(route.outlets) == 1 and tracing.installed() is None:
+            single = self._single(message, route, waiter, index)
+            single.start(block, deadline)
+            return single, single
         record, size = self._encode(message, route.full, route.backends)
         if not route.outlets:
             return record, None
@@ -244,6 +248,12 @@ class Publisher:
         publication = self._publication(route, message.payload, record, size, waiter, index)
         publication.start(block, deadline)
         return record, publication
+
+    def _single(self, message: Message, route: Route, waiter: Waiter, index: int) -> Single:
+        """The usual publication, which is the record itself."""
+        single = Single(route.outlets[0], message.payload, route.topic, waiter, index)
+        single.taken = self._write(single, message, route.full, route.backends)
+        return single
 
     def _traced(
         self,
@@ -258,7 +268,7 @@ class Publisher:
     ) -> Publication:
         """The rest of the way where somebody looks on, whose headers make the message larger."""
         try:
-            size = self._checked_size(message, record, route.backends)
+            size = self._check_size(record.size, message, record, route.backends)
             publication = self._publication(route, message.payload, record, size, _Traced(sending, waiter), index)
             publication.start(block, deadline)
         except BaseException as error:
@@ -271,26 +281,29 @@ class Publisher:
     ) -> Publication:
         outlets = route.outlets
         if len(outlets) == 1:
-            return Single(outlets[0], message, record, route.topic, size, waiter, index)
+            single = Single(outlets[0], message, route.topic, waiter, index)
+            single.take(record)
+            single.taken = size
+            return single
         require, later = self._config.publish_require, self._timer.submit
         return Pair(outlets, message, record, route.topic, size, waiter, index, require=require, later=later)
 
     def _encode(self, message: Message, full: str, backends: Sequence[MessagingBackend]) -> tuple[Record, int]:
+        record = Record.__new__(Record)
+        return record, self._write(record, message, full, backends)
+
+    def _write(self, record: Record, message: Message, full: str, backends: Sequence[MessagingBackend]) -> int:
+        """Fill a blank record; returns its size."""
         payload = message.payload
+        correlation = correlation_of(payload, message.correlation_id)
         try:
-            record = self._codec.encode(
-                payload,
-                topic=full,
-                key=message.key,
-                headers=message.headers,
-                correlation_id=correlation_of(payload, message.correlation_id),
-            )
+            size = self._codec.write(record, payload, full, message.key, message.headers, correlation)
         except MessagingError as error:
             raise self._refused(error, message.topic, backends, message.topic) from error.__cause__
-        return record, self._checked_size(message, record, backends)
+        return size if size <= self._most else self._check_size(size, message, record, backends)
 
-    def _checked_size(self, message: Message, record: Record, backends: Sequence[MessagingBackend]) -> int:
-        size, most = record.size, self._config.max_message_size
+    def _check_size(self, size: int, message: Message, record: Record, backends: Sequence[MessagingBackend]) -> int:
+        most = self._most
         if size > most:
             error = PublishFailed(
                 f"message of {size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"

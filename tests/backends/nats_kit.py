@@ -63,7 +63,7 @@ class Outcomes:
 
     @property
     def positions(self) -> list[Position | None]:
-        return [position for _, position, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
+        return [where and where() for _, where, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
 
 
 def publish(broker: NatsBroker, topic: str, bodies: Iterable[Any], **fields: Any) -> list[Position | None]:

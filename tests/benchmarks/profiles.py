@@ -1,4 +1,4 @@
-"""Where the microseconds of a publish go: by thread, and by function within it.
+"""Where the microseconds of a message go: by thread, and by function within it.
 
     python -m tests.benchmarks.profiles [--only NAMES] [--messages N] [--top N]
 
@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import itertools
 import pstats
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from incident_messaging import MessagingConfig, MessagingService
+from incident_messaging import IncidentEvent, MessagingConfig, MessagingService
 from incident_messaging.brokers import KafkaBroker, NatsServer
 
 from .contestants.child import shares, together
@@ -48,12 +50,34 @@ def each(service: MessagingService, count: int, threads: int = 16) -> None:
     together(publish, shares(count, threads))
 
 
+def iterate(service: MessagingService, count: int) -> None:
+    got = service.consume(TOPIC, IncidentEvent, group=uuid.uuid4().hex, timeout=30.0, limit=count, prefetch=1000)
+    assert sum(1 for _ in got) == count
+
+
+def handle(service: MessagingService, count: int) -> None:
+    numbers, done = itertools.count(1), threading.Event()
+
+    def callback(_delivery: object) -> None:
+        if next(numbers) == count:
+            done.set()
+
+    with service.subscribe(TOPIC, IncidentEvent, group=uuid.uuid4().hex, callback=callback, prefetch=1000):
+        assert done.wait(60.0)
+
+
+#: What is published before the clock starts.
+CONSUMING = (iterate, handle)
+
 WORKS: Mapping[str, tuple[str, dict[str, Any], Work, int]] = {
     "jetstream-batch": ("nats", {}, batch, 1),
     "jetstream-16": ("nats", {}, each, 4),
     "core-nowait": ("nats", {"delivery": "core"}, nowait, 1),
     "kafka-batch": ("kafka", {}, batch, 1),
     "kafka-16": ("kafka", {}, each, 8),
+    "jetstream-iterator": ("nats", {}, iterate, 1),
+    "jetstream-callback": ("nats", {}, handle, 1),
+    "kafka-iterator": ("kafka", {}, iterate, 1),
 }
 
 
@@ -108,7 +132,7 @@ class Profiles:
 
 
 def run(name: str, messages: int, top: int) -> None:
-    """Measure and profile one way to publish, on a broker of its own."""
+    """Measure and profile one way to publish or to consume, on a broker of its own."""
     backend, options, work, share = WORKS[name]
     count = messages // share
     with NatsServer() if backend == "nats" else KafkaBroker() as broker:
@@ -117,6 +141,8 @@ def run(name: str, messages: int, top: int) -> None:
         }  # fmt: skip
         config = MessagingConfig(backend=backend, **{backend: {**address, **options}})
         with MessagingService(config) as service:
+            if work in CONSUMING:
+                batch(service, count)
             work(service, count // 5)
             with Collecting() as collecting:
                 begun, own, whole = time.perf_counter(), time.thread_time(), time.process_time()

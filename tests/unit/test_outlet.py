@@ -38,7 +38,9 @@ def test_the_latency_of_a_publish_does_not_count_its_wait_for_the_window(
     broker.told = ledger.settle
     told = Told()
     record = Record(topic="t", body=b"{}", dedup_id="1")
-    single = Single(Outlet(MessagingBackend.MEMORY, broker, window, ledger), {}, record, "t", SIZE, told)
+    single = Single(Outlet(MessagingBackend.MEMORY, broker, window, ledger), {}, "t", told)
+    single.take(record)
+    single.taken = SIZE
 
     assert window.acquire(SIZE, Deadline(None))
     waiting = later(lambda: single.start(Deadline(None), Deadline.after(10_000)))

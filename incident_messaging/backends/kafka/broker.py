@@ -25,6 +25,7 @@ from incident_messaging.backends.base import (
     Parcel,
     Sink,
     Status,
+    Where,
     broken_off,
 )
 from incident_messaging.backends.kafka import errors, settings
@@ -33,7 +34,7 @@ from incident_messaging.backends.kafka.consumer import consumer_for
 from incident_messaging.backends.kafka.credentials import Credentials
 from incident_messaging.backends.kafka.diagnosis import tls_trouble
 from incident_messaging.backends.kafka.link import Link, log
-from incident_messaging.backends.kafka.pending import Pending, PendingRecords
+from incident_messaging.backends.kafka.pending import PendingRecords
 from incident_messaging.backends.kafka.polling import GRACE, PollingConsumer
 from incident_messaging.backends.kafka.records import header_pairs, key_of
 from incident_messaging.backends.kafka.topics import Topics
@@ -48,6 +49,8 @@ _REPORTS: Final = "incident-messaging-kafka-reports"
 _HELPER: Final = "incident-messaging-kafka-topics"
 #: The same before the first connection, which nothing but a look at it tells.
 _QUICK = 0.005
+#: How often the reports thread looks after the rest, where reports follow one another more quickly.
+_LOOK = 0.01
 #: How long to leave a broker alone after a fatal error.
 _REST = 1.0
 #: How long a look waits whether a broker is back.
@@ -79,15 +82,16 @@ class KafkaBroker(MessageProducer):
         self._changed = threading.Condition(self._lock)  # told when the link or a thread has changed
         self._client: Producer | None = None
         self._leaving: Producer | None = None  # sends what it has, while a new one waits to take over
-        self._taken_back: list[Pending] = []
+        self._taken_back: list[Parcel] = []
         self._pending = PendingRecords()
-        self._held: dict[str, list[Pending]] = {}
+        self._held: dict[str, list[Parcel]] = {}
         self._consumers: list[PollingConsumer] = []
         self._reports: threading.Thread | None = None
         self._helper: threading.Thread | None = None
         self._closing: Deadline | None = None
         self._bursting: int | None = None  # the thread that is told of many reports
         self._lost = 0
+        self._next_look = 0.0
 
     # What the contract asks for.
 
@@ -112,17 +116,16 @@ class KafkaBroker(MessageProducer):
         try:
             with self._lock:
                 for parcel in rest:
-                    pending = Pending(parcel)
-                    self._pending.add(pending)
-                    error = self._hand_over(pending) if self._closing is None else _closed()
+                    self._pending.add(parcel)
+                    error = self._hand_over(parcel) if self._closing is None else _closed()
                     if error is not None:
-                        refused.append((pending, error))
+                        refused.append((parcel, error))
         except BaseException:
             broken_off(rest, self.name)
             self.told()
             raise
-        for pending, error in refused:
-            self._finish(pending, error)
+        for parcel, error in refused:
+            self._finish(parcel, error)
 
     def consumer(self, spec: ConsumerSpec, sink: Sink) -> MessageConsumer:
         """See `MessageProducer.consumer`."""
@@ -160,86 +163,87 @@ class KafkaBroker(MessageProducer):
 
     # Records: handed over, held, finished. `_changed` is held by who calls the first three.
 
-    def _hand_over(self, pending: Pending) -> MessagingError | None:
+    def _hand_over(self, parcel: Parcel) -> MessagingError | None:
         """Give a record to librdkafka, or hold it where its topic is not known; the error if refused."""
-        topic = pending.record.topic
+        topic = parcel.topic
         if self._client is not None and topic not in self._held and self._topics.known(topic):
-            return self._produce(self._client, pending)
+            return self._produce(self._client, parcel)
         if self._link.hopeless is not None:
             return self._link.hopeless
-        self._hold(pending)
+        self._hold(parcel)
         self._start()
         return None
 
-    def _hold(self, pending: Pending) -> None:
-        self._held.setdefault(pending.record.topic, []).append(pending)
+    def _hold(self, parcel: Parcel) -> None:
+        self._held.setdefault(parcel.topic, []).append(parcel)
 
-    def _produce(self, client: Producer, pending: Pending) -> MessagingError | None:
+    def _produce(self, client: Producer, parcel: Parcel) -> MessagingError | None:
         # Under the lock, so that a record that was held is not overtaken by a later one of its key.
-        record = pending.record
         try:
             client.produce(
-                record.topic,
-                record.body,
-                key_of(record),
-                on_delivery=partial(self._reported, pending),
-                headers=header_pairs(record),
+                parcel.topic,
+                parcel.body,
+                key_of(parcel),
+                on_delivery=partial(self._reported, parcel),
+                headers=header_pairs(parcel),
             )
         except BufferError as exc:
-            return errors.caused(errors.publish(KafkaError(KafkaError._QUEUE_FULL), record.topic), exc)
+            return errors.caused(errors.publish(KafkaError(KafkaError._QUEUE_FULL), parcel.topic), exc)
         except KafkaException as exc:
             error = errors.of(exc)
             if error.code() in errors.UNKNOWN_TOPIC:
-                self._topics.forget(record.topic)
+                self._topics.forget(parcel.topic)
             elif error.code() != KafkaError._FATAL:
-                return errors.publish(error, record.topic)
-            self._hold(pending)  # it was not taken: wait for the topic, or for the next producer
+                return errors.publish(error, parcel.topic)
+            self._hold(parcel)  # it was not taken: wait for the topic, or for the next producer
             self._start()
             return None
-        pending.sent = True
+        parcel.sent += 1
         return None
 
     def _release(self, topic: str, failed: MessagingError | None) -> None:
         """Hand over what was held for a topic, or fail it."""
         refused = []
         with self._lock:
-            held = [pending for pending in self._held.pop(topic, ()) if pending in self._pending]
-            for pending in held:
-                error = failed or self._hand_over(pending)
+            held = [parcel for parcel in self._held.pop(topic, ()) if parcel in self._pending]
+            for parcel in held:
+                error = failed or self._hand_over(parcel)
                 if error is not None:
-                    refused.append((pending, error))
-        for pending, error in refused:
-            self._finish(pending, error)
+                    refused.append((parcel, error))
+        for parcel, error in refused:
+            self._finish(parcel, error)
 
-    def _finish(self, pending: Pending, error: MessagingError | None, position: Position | None = None) -> None:
+    def _finish(self, parcel: Parcel, error: MessagingError | None, where: Where | None = None) -> None:
         """Tell a record's outcome, unless it was told already: a report may come after the deadline."""
-        if not self._pending.remove(pending):
+        if not self._pending.remove(parcel):
             return
         try:
-            pending.parcel(position, False, error)
+            parcel(where, False, error)
         except Exception:
             log.exception("the handler of a delivery report raised")
         if self._bursting != threading.get_ident():
             self.told()
 
-    def _reported(self, pending: Pending, error: KafkaError | None, message: Message[Any, Any]) -> None:
+    def _reported(self, parcel: Parcel, error: KafkaError | None, message: Message[Any, Any]) -> None:
         """librdkafka's delivery report."""
         if error is None:
             if self._link.state != "connected":
                 self._link.up()
-            topic, offset = pending.record.topic, message.offset()
-            failed = errors.no_offset(topic) if offset is None else None
-            self._finish(pending, failed, Position(topic=topic, partition=message.partition(), offset=offset))
+            offset = message.offset()
+            if offset is None:
+                self._finish(parcel, errors.no_offset(parcel.topic))
+            else:
+                self._finish(parcel, None, partial(_stored_at, parcel.topic, message.partition(), offset))
             return
         code = error.code()
         if code == KafkaError._AUTHENTICATION or (code == KafkaError._PURGE_QUEUE and self._leaving is not None):
-            self._taken_back.append(pending)  # to be sent again
+            self._taken_back.append(parcel)  # to be sent again
             return
-        if code == KafkaError._PURGE_QUEUE and pending.returned:
+        if code == KafkaError._PURGE_QUEUE and parcel.sent > 1:
             error = KafkaError(KafkaError._MSG_TIMED_OUT)  # another client may have sent it before
         if code in errors.UNKNOWN_TOPIC:
-            self._topics.forget(pending.record.topic)
-        self._finish(pending, errors.publish(error, pending.record.topic))
+            self._topics.forget(parcel.topic)
+        self._finish(parcel, errors.publish(error, parcel.topic))
 
     # The threads.
 
@@ -292,6 +296,13 @@ class KafkaBroker(MessageProducer):
             return
         if self._taken_back:
             self._change_to(self._client, Deadline.after(0.0))
+        if is_new or now() >= self._next_look:
+            self._look_after(refusals, is_new=is_new)
+            self._next_look = now() + _LOOK
+
+    def _look_after(self, refusals: int, *, is_new: bool) -> None:
+        """All that need not be done behind each report, where it would keep the interpreter from who waits for that."""
+        assert self._client is not None
         if self._credentials.outdated(self._client):
             self._renew()
         if is_new and _has_answered(self._client):
@@ -323,8 +334,8 @@ class KafkaBroker(MessageProducer):
         with self._lock:
             self._client = None
             refused = self._pending.all() if error.code() in errors.DENIED else []
-        for pending in refused:
-            self._finish(pending, errors.publish(error, pending.record.topic))
+        for parcel in refused:
+            self._finish(parcel, errors.publish(error, parcel.topic))
         self._rest(_REST)
         while refused and not self._held and not self._is_over():
             self._rest(_SLICE)  # it would be refused again: wait for somebody who wants it
@@ -361,14 +372,13 @@ class KafkaBroker(MessageProducer):
         with self._lock:
             self._leaving, self._client = None, client
             taken, self._taken_back = self._taken_back, []
-            self._hold_first([pending for pending in taken if pending in self._pending])
+            self._hold_first([parcel for parcel in taken if parcel in self._pending])
 
-    def _hold_first(self, taken: Sequence[Pending]) -> None:
+    def _hold_first(self, taken: Sequence[Parcel]) -> None:
         """Hold records that a client has given back, before those that came later. The lock is held."""
-        before: dict[str, list[Pending]] = {}
-        for pending in taken:
-            pending.sent, pending.returned = False, True
-            before.setdefault(pending.record.topic, []).append(pending)
+        before: dict[str, list[Parcel]] = {}
+        for parcel in taken:
+            before.setdefault(parcel.topic, []).append(parcel)
         for topic, held in before.items():
             self._held[topic] = held + self._held.get(topic, [])
 
@@ -387,19 +397,19 @@ class KafkaBroker(MessageProducer):
     def _end_overdue(self) -> None:
         with self._lock:
             late = self._pending.overdue(now())
-            if any(not pending.sent for pending in late):
+            if late and self._held:
                 gone = set(late)
                 self._held = {
                     topic: left
                     for topic, held in self._held.items()
-                    if (left := [pending for pending in held if pending not in gone])
+                    if (left := [parcel for parcel in held if parcel not in gone])
                 }
-        for pending in late:
-            self._finish(pending, self._overdue(pending))
+        for parcel in late:
+            self._finish(parcel, self._overdue(parcel))
 
-    def _overdue(self, pending: Pending) -> MessagingError:
-        topic = pending.record.topic
-        if pending.sent or pending.returned:
+    def _overdue(self, parcel: Parcel) -> MessagingError:
+        topic = parcel.topic
+        if parcel.sent:
             return errors.publish(KafkaError(KafkaError._MSG_TIMED_OUT), topic)
         if not self._link.connected_once:
             return self._link.timed_out()
@@ -424,8 +434,8 @@ class KafkaBroker(MessageProducer):
             if last:
                 self._client = self._reports = None
                 self._changed.notify_all()
-        for pending in left:
-            self._finish(pending, self._overdue(pending))
+        for parcel in left:
+            self._finish(parcel, self._overdue(parcel))
         return len(left)
 
     def _await_end(self, deadline: Deadline) -> bool:
@@ -484,6 +494,10 @@ def _has_answered(client: Producer) -> bool:
         return bool(client.cluster_id(timeout=0))
     except KafkaException:
         return False
+
+
+def _stored_at(topic: str, partition: int | None, offset: int) -> Position:
+    return Position(topic=topic, partition=partition, offset=offset)
 
 
 def _closed() -> BackendUnavailable:

@@ -14,7 +14,7 @@ from typing import Any
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
 from incident_messaging.backends.nats.consume import Tools
 from incident_messaging.backends.nats.credit import Credit
-from incident_messaging.backends.nats.publish import Publisher, was_sent
+from incident_messaging.backends.nats.publish import Publisher
 from incident_messaging.backends.nats.wire import Message
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, SubscribeFailed, Timeout
@@ -33,13 +33,13 @@ class CorePublisher(Publisher):
 
     def up(self) -> None:
         """Send what was never sent."""
-        self._send([number for number, parcel in self._pending.items() if not was_sent(parcel)])
+        self._send([number for number, parcel in self._pending.items() if not parcel.sent])
 
     def down(self) -> None:
         """Whether the server has read what was sent is not known."""
         for number, parcel in list(self._pending.items()):
-            if was_sent(parcel):
-                text = f"{parcel.record.topic}: the connection was lost before NATS had confirmed"
+            if parcel.sent:
+                text = f"{parcel.topic}: the connection was lost before NATS had confirmed"
                 self._end(number, error=Timeout(text, maybe_delivered=True, backend="nats"))
 
     def _send(self, numbers: Iterable[int]) -> None:

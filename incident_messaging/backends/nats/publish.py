@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from incident_messaging.backends.base import Parcel
+from incident_messaging.backends.base import Parcel, Where
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.streams import ApiError, NoCover, Streams
 from incident_messaging.backends.nats.wire import (
@@ -21,6 +21,7 @@ from incident_messaging.backends.nats.wire import (
     encode_headers,
     publish_command,
     status_of,
+    stored_at,
     usual_acknowledgement,
 )
 from incident_messaging.deadline import Deadline, now
@@ -30,11 +31,10 @@ from incident_messaging.errors import (
     PublishFailed,
     Timeout,
 )
-from incident_messaging.record import RESERVE, Position, Record
+from incident_messaging.record import RESERVE, Record
 
 _log = logging.getLogger("incident_messaging.nats")
 
-#: Bytes below the server's limit kept free, so that a message also fits with what is added when it
 #: The server's own limit for the header block of a stored message.
 _MOST_HEADERS = 65_535
 #: An earlier try of the same id is on its way through the cluster: that one, or the next, is stored.
@@ -61,7 +61,7 @@ class Publisher:
         self._telling = False
         self._patience = patience
         self._streams = streams
-        #: By number; the note of each says when it was written the last time, if it was: the broker may have it.
+        #: By number; the note of each that was sent says when it was written the last time.
         self._pending: dict[int, Parcel] = {}
         #: Those for which there was a stream already when it was looked for.
         self._rehomed: set[int] = set()
@@ -109,7 +109,7 @@ class Publisher:
         left = list(self._pending)
         for number in left:
             self._end(number, error=why(self._pending[number]))
-        self._told()  # the loop may not live to do it
+        self._tell_all()  # the loop may not live to do it
         return len(left)
 
     # -- the connection -------------------------------------------------------------------------------------
@@ -127,13 +127,13 @@ class Publisher:
         if action != "publish":
             return
         for number, parcel in list(self._pending.items()):
-            if was_sent(parcel) and parcel.record.topic.lower() == subject:
-                text = f"NATS denies publishing to {parcel.record.topic}: the user has no permission for it"
+            if parcel.sent and parcel.topic.lower() == subject:
+                text = f"NATS denies publishing to {parcel.topic}: the user has no permission for it"
                 self._end(number, error=PublishFailed(text, code="denied", backend="nats"))
 
     def gave_up(self, error: MessagingError) -> None:
         """End all: nobody is connecting any more."""
-        self.fail_all(lambda parcel: _unknown(parcel) if was_sent(parcel) else error)
+        self.fail_all(lambda parcel: _unknown(parcel) if parcel.sent else error)
 
     # -- out ------------------------------------------------------------------------------------------------
 
@@ -144,12 +144,12 @@ class Publisher:
         commands, time, max_payload = [], now(), self._connection.max_payload
         for number in numbers:
             parcel = self._pending[number]
-            record = parcel.record
-            if record.topic in self._held:
+            if parcel.topic in self._held:
                 continue
-            command = self._command(number, record, max_payload)
+            command = self._command(number, parcel, max_payload)
             if command is not None:
                 parcel.note = time
+                parcel.sent += 1
                 commands.append(command)
         self._connection.write(b"".join(commands))
 
@@ -159,7 +159,7 @@ class Publisher:
         Where there is none, silence proves nothing: a core subscriber on the subject is a responder, too, so
         that the server does not say 503. Later topics, which may be in no stream, rely on the 503 all the same.
         """
-        first = next((self._pending[number].record.topic for number in numbers), None)
+        first = next((self._pending[number].topic for number in numbers), None)
         if first is not None and not self._looking:
             self._looking = True
             self._start(self._look_first(first))
@@ -171,7 +171,7 @@ class Publisher:
             _log.debug("NATS: no stream found for %s before the first record: %s", topic, exc)
         self._looked, self._looking = True, False
         if self._connection.online:
-            self._send([number for number, parcel in self._pending.items() if not was_sent(parcel)])
+            self._send([number for number, parcel in self._pending.items() if not parcel.sent])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -203,7 +203,7 @@ class Publisher:
                 number, size, body, stream, sequence = found.groups()
                 if int(size) != len(body):
                     break
-                end(int(number), Position(stream=stream.decode(), sequence=int(sequence)))
+                end(int(number), partial(stored_at, stream, sequence))
                 at = found.end()
         return at
 
@@ -213,32 +213,29 @@ class Publisher:
         if parcel is None:
             return
         if headers is not None and status_of(headers)[0] == "503":
-            self._no_stream(parcel.record.topic, again=number in self._rehomed)
+            self._no_stream(parcel.topic, again=number in self._rehomed)
             return
-        position, duplicate, error = acknowledgement(body)
+        where, duplicate, error = acknowledgement(body)
         if error and error.get("err_code") == _IN_PROCESS:
             asyncio.get_running_loop().call_later(_PAUSE, self._send_again, [number], True)
             return
-        self._end(number, position, duplicate, _refused(parcel.record, error) if error else None)
+        self._end(number, where, duplicate, _refused(parcel, error) if error else None)
 
     def _end(
         self,
         number: int,
-        position: Position | None = None,
+        where: Where | None = None,
         duplicate: bool = False,
         error: MessagingError | None = None,
     ) -> None:
         parcel = self._pending.pop(number, None)
         if parcel is None:
             return
-        if not self._pending:
-            self._rehomed.clear()
-            self._empty.set()
         if not self._telling:
             self._telling = True
             asyncio.get_running_loop().call_soon(self._tell)
         try:
-            parcel(position, duplicate, error)
+            parcel(where, duplicate, error)
         except Exception:
             _log.exception("the outcome of a record could not be told")
 
@@ -257,11 +254,17 @@ class Publisher:
             yield
         finally:
             self._telling = scheduled
-            self._told()
+            self._tell_all()
 
     def _tell(self) -> None:
         """A burst is over: what came with one read of the socket."""
         self._telling = False
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        if not self._pending:
+            self._rehomed.clear()
+            self._empty.set()
         self._told()
 
     # -- no stream ------------------------------------------------------------------------------------------
@@ -295,7 +298,7 @@ class Publisher:
         if topic not in self._held:
             return  # all was sent again meanwhile, by a reconnect
         self._held.discard(topic)
-        numbers = [number for number, each in self._pending.items() if each.record.topic == topic]
+        numbers = [number for number, each in self._pending.items() if each.topic == topic]
         if error is not None:
             for number in numbers:
                 self._end(number, error=error)
@@ -329,7 +332,7 @@ class Publisher:
     def _ask_for_unanswered(self) -> None:
         """Send again what the server has read long ago, and what the stream's leader seems not to have got."""
         since = now() - self._patience
-        late = [number for number, parcel in self._pending.items() if was_sent(parcel) and parcel.note <= since]
+        late = [number for number, parcel in self._pending.items() if parcel.sent and parcel.note <= since]
         if late and self._connection.online:
             # A server that is frozen gives no PONG; what it has not read need not be written twice.
             self._connection.confirm(partial(self._send_again, late))
@@ -339,15 +342,15 @@ class Publisher:
             self._send([number for number in numbers if number in self._pending])
 
     def _too_late(self, parcel: Parcel) -> MessagingError:
-        if was_sent(parcel):
+        if parcel.sent:
             return _unknown(parcel)
         if not self._connection.ever:
             return self._connection.failed("no answer in time")
         if self._connection.online:
-            text = f"{parcel.record.topic}: JetStream did not say in time whether it keeps it; not sent"
+            text = f"{parcel.topic}: JetStream did not say in time whether it keeps it; not sent"
             return Timeout(text, backend="nats")
         return Timeout(
-            f"{parcel.record.topic}: no connection to NATS in time ({self._connection.error}); not sent",
+            f"{parcel.topic}: no connection to NATS in time ({self._connection.error}); not sent",
             backend="nats",
         )
 
@@ -385,19 +388,14 @@ def _refused(record: Record, error: dict[str, object]) -> PublishFailed:
 
 def _unknown(parcel: Parcel) -> Timeout:
     return Timeout(
-        f"{parcel.record.topic}: NATS has not acknowledged in time; the message may be stored",
+        f"{parcel.topic}: NATS has not acknowledged in time; the message may be stored",
         maybe_delivered=True,
         backend="nats",
     )
 
 
-def was_sent(parcel: Parcel) -> bool:
-    """Whether it was written to a connection at least once: the broker may have it."""
-    return parcel.note is not None
-
-
 def closed(parcel: Parcel) -> MessagingError:
     """The error of a record that the end of the broker cut short."""
-    if was_sent(parcel):
+    if parcel.sent:
         return _unknown(parcel)
     return BackendUnavailable("NATS backend closed before the message was sent", code="closed", backend="nats")

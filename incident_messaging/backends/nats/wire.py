@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from incident_messaging.backends.base import Where
 from incident_messaging.record import Position, Received, Record
 
 #: The header that carries a record's key: NATS knows no keys.
@@ -103,26 +105,24 @@ def publish_command(subject: str, reply: str, headers: bytes, body: bytes) -> by
     if not headers:
         return b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), reply.encode(), len(body), body)
     size = len(headers)
-    return b"HPUB %s %s %d %d\r\n%s%s\r\n" % (
-        subject.encode(),
-        reply.encode(),
-        size,
-        size + len(body),
-        headers,
-        body,
-    )
+    return b"".join((f"HPUB {subject} {reply} {size} {size + len(body)}\r\n".encode(), headers, body, b"\r\n"))
 
 
 def encode_headers(record: Record) -> bytes:
     """The header block of a record, with the id that JetStream compares."""
-    pairs = {ID_HEADER: record.dedup_id, **record.headers}
-    if record.key is not None:
-        pairs[KEY_HEADER] = record.key
+    headers, key = record.headers, record.key
+    if key is None or KEY_HEADER in headers or ID_HEADER in headers:
+        pairs = {ID_HEADER: record.dedup_id, **headers}
+        if key is not None:
+            pairs[KEY_HEADER] = key
+        names, values = tuple(pairs), tuple(pairs.values())
+    else:
+        names, values = (ID_HEADER, *headers, KEY_HEADER), (record.dedup_id, *headers.values(), key)
     # The way of nearly all headers: nothing to encode in any of them, as one look at all together tells.
-    values = "".join(pairs.values())
-    if not (values.isascii() and values.isprintable()) or "%" in values or " " in values:
-        pairs = {name: _encode(value) for name, value in pairs.items()}
-    block = (_layouts[tuple(pairs)] % tuple(pairs.values())).encode()
+    text = "".join(values)
+    if not (text.isascii() and text.isprintable()) or "%" in text or " " in text:
+        values = tuple(map(_encode, values))
+    block = (_layouts[names] % values).encode()
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
         block += b"\r\n%s: %s" % (_encoded_names[name].encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
@@ -184,12 +184,17 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def acknowledgement(body: bytes) -> tuple[Position | None, bool, dict[str, object]]:
-    """Position, whether it is a duplicate, and the error of JetStream's answer to a publish."""
+def acknowledgement(body: bytes) -> tuple[Where | None, bool, dict[str, object]]:
+    """What makes the position, whether it is a duplicate, and the error of JetStream's answer to a publish."""
     answer = json.loads(body)
     if answer.get("error"):
         return None, False, answer["error"]
-    return Position(stream=answer["stream"], sequence=answer["seq"]), bool(answer.get("duplicate")), {}
+    return partial(Position, stream=answer["stream"], sequence=answer["seq"]), bool(answer.get("duplicate")), {}
+
+
+def stored_at(stream: bytes, sequence: bytes) -> Position:
+    """The position that an acknowledgement says, as it is on the wire."""
+    return Position(stream=stream.decode(), sequence=int(sequence))
 
 
 def usual_acknowledgement(inbox: str) -> re.Pattern[bytes]:
