@@ -22,9 +22,9 @@ from incident_messaging.deadline import Deadline
 from incident_messaging.errors import BackendUnavailable, MessagingError
 from incident_messaging.record import Position, Received, Record
 
-#: Makes the position of a record, for those who want it: few do, and it takes as long as all else that an
-#: acknowledgement brings.
-Where = Callable[[], Position]
+#: The position of a record, or what makes it for those who want it: few do, and it takes as long as all else that
+#: an acknowledgement brings.
+Where = Position | Callable[[], Position]
 
 #: ``done(where, duplicate, error)``: what became of a record. ``error`` is ``None`` when the
 #: broker acknowledged it; a `Timeout` carries ``maybe_delivered``.
@@ -71,6 +71,11 @@ class ConsumerSpec:
     prefetch: int
     prefetch_bytes: int
     dead_letter_topic: str | None = None
+
+
+def position(where: Where | None) -> Position | None:
+    """The position itself."""
+    return where() if callable(where) else where
 
 
 class Parcel(Record, ABC):

@@ -22,7 +22,6 @@ from incident_messaging.backends.base import (
     Parcel,
     Sink,
     Status,
-    Where,
     broken_off,
 )
 from incident_messaging.config import MessagingConfig
@@ -217,10 +216,6 @@ def _from(spec: ConsumerSpec, received: Received) -> bool:
     return True
 
 
-def _there(position: Position) -> Where:
-    return lambda: position
-
-
 class MemoryBroker(MessageProducer):
     """The door to a prefix's world."""
 
@@ -246,7 +241,7 @@ class MemoryBroker(MessageProducer):
                     continue
                 self.connect(parcel.deadline)
                 assert self._world is not None
-                parcel(_there(self._world.append(parcel)), False, None)
+                parcel(self._world.append(parcel), False, None)
         finally:
             broken_off(rest, self.name)
             self.told()

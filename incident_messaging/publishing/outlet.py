@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from incident_messaging.backends.base import MessageProducer, Parcel, Where
+from incident_messaging.backends.base import MessageProducer, Parcel, Where, position
 from incident_messaging.codec import sent_envelope
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline, now
@@ -116,7 +116,7 @@ class Leg(Parcel):
         index: Its place in a batch.
         taken: The bytes that it takes of the window: its size.
         begun: When it was handed over.
-        where: Makes its position, if it was acknowledged, as ``duplicate`` and ``error`` belong to the outcome.
+        where: Its position, or what makes it, if it was acknowledged.
     """
 
     __slots__ = ("begun", "duplicate", "error", "index", "label", "message", "outlet", "taken", "waiter", "where")
@@ -144,7 +144,7 @@ class Leg(Parcel):
     @property
     def position(self) -> Position | None:
         """Where the broker keeps it, if it was acknowledged."""
-        return None if self.where is None else self.where()
+        return position(self.where)
 
     def __call__(self, where: Where | None, duplicate: bool, error: MessagingError | None) -> None:
         """Note the outcome; what follows is for the ledger."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from incident_messaging.backends.base import Where
+from incident_messaging.backends.base import Where, position
 from incident_messaging.codec import MESSAGE_ID
 from incident_messaging.config import MessagingBackend
 from incident_messaging.deadline import Deadline
@@ -249,7 +249,7 @@ def _leg(outlet: Outlet, message: Any, record: Record, label: str, size: int, pa
 def _single_receipt(
     message_id: str, topic: str, backend: MessagingBackend, where: Where | None, duplicate: bool
 ) -> PublishReceipt:
-    result = BrokerResult(state="ok", position=where and where(), duplicate=duplicate)
+    result = BrokerResult(state="ok", position=position(where), duplicate=duplicate)
     return PublishReceipt(message_id=message_id, topic=topic, results={backend: result}, duplicate=duplicate)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import nats
 from waiting import until
 
-from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Start
+from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Start, position
 from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.config import MessagingConfig, NatsConfig
 from incident_messaging.deadline import Deadline
@@ -63,7 +63,7 @@ class Outcomes:
 
     @property
     def positions(self) -> list[Position | None]:
-        return [where and where() for _, where, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
+        return [position(where) for _, where, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
 
 
 def publish(broker: NatsBroker, topic: str, bodies: Iterable[Any], **fields: Any) -> list[Position | None]:

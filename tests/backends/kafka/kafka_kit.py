@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import until
 
-from incident_messaging.backends.base import ConsumerSpec
+from incident_messaging.backends.base import ConsumerSpec, position
 from incident_messaging.backends.kafka.broker import KafkaBroker
 from incident_messaging.config import KafkaConfig, MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -64,7 +64,7 @@ class Outcomes:
 
     @property
     def positions(self) -> list[Position | None]:
-        return [where and where() for _, where, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
+        return [position(where) for _, where, *_ in sorted(self.told, key=lambda outcome: outcome[0])]
 
 
 def publish(broker: KafkaBroker, topic: str, bodies: Iterable[Any], **fields: Any) -> list[Position | None]:
