@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -105,6 +105,33 @@ def nested(layer: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in layer.items() if "__" not in key}
     dotted = (key.partition("__") for key in layer if "__" in key)
     return merged(flat, *({section: {field: layer[f"{section}__{field}"]}} for section, _, field in dotted))
+
+
+class Given(NamedTuple):
+    """A value that a source gave.
+
+    Attributes:
+        value: What it gave.
+        where: Which source.
+    """
+
+    value: Any
+    where: str
+
+
+def traced(layer: Mapping[str, Any], where: Callable[[str], str], field: str = "") -> dict[str, Any]:
+    """A layer whose values know where they came from; `merged` tells then which of them counts.
+
+    Args:
+        layer: The layer.
+        where: The source of a field, by its full name (``kafka.group_id``).
+        field: The field that the layer is inside of.
+    """
+    traced_layer: dict[str, Any] = {}
+    for key, value in layer.items():
+        name = key if not field else field if "." in field else f"{field}.{key}"  # within a field: of the field
+        traced_layer[key] = traced(value, where, name) if isinstance(value, Mapping) else Given(value, where(name))
+    return traced_layer
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
