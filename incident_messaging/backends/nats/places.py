@@ -25,7 +25,7 @@ _EXISTS_ALREADY = (10013, 10105, 10148)
 #: Seconds after which the server drops a broadcast's consumer that nobody asks any more.
 _INACTIVE_SECS = 30
 #: In the durable's metadata: up to where the group is known to have seen all that concerns it.
-_REACHED = "incident-messaging.reached"
+REACHED = "incident-messaging.reached"
 
 
 class Place(ABC):
@@ -173,7 +173,7 @@ class DurablePlace(Place):
         A group on a quiet topic stands still while the stream's other topics age: when nothing is
         pending, it has reached the end that the stream had just before.
         """
-        marked = int(info["config"].get("metadata", {}).get(_REACHED, 0))
+        marked = int(info["config"].get("metadata", {}).get(REACHED, 0))
         reached = max(self._reached, marked, info["delivered"]["stream_seq"])
         missing = stream.first - 1 - reached
         if missing > 0:
@@ -185,7 +185,7 @@ class DurablePlace(Place):
         self._marked = marked
 
     async def _mark(self, config: dict[str, Any]) -> None:
-        marked = config | {"metadata": config.get("metadata", {}) | {_REACHED: str(self._reached)}}
+        marked = config | {"metadata": config.get("metadata", {}) | {REACHED: str(self._reached)}}
         await self._api.ask(
             f"CONSUMER.CREATE.{self.stream}.{self.name}.{self._spec.topic}",
             stream_name=self.stream,

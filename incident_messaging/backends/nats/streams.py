@@ -131,7 +131,7 @@ class Streams:
         names = await self.find(subject)
         if names:
             return names
-        wanted = self._wanted(subject)
+        wanted = self.wanted(subject)
         if wanted is None:
             return []
         name, subjects = wanted
@@ -146,7 +146,8 @@ class Streams:
             raise await self._in_the_way(exc, subject, name, subjects) from exc
         return [name]
 
-    def _wanted(self, subject: str) -> tuple[str, list[str]] | None:
+    def wanted(self, subject: str) -> tuple[str, list[str]] | None:
+        """The stream that is made for a subject, with its subjects; ``None`` where its name is not known."""
         prefix = self._config.topic_prefix
         if prefix:
             return self._config.nats.stream or prefix.upper().replace(".", "-"), [f"{prefix}.>"]
