@@ -50,7 +50,7 @@ def test_the_errors_page_has_every_class_and_code_and_no_other():
 def test_every_code_is_told_whole(kind, code):
     told = definitions(sections(page("errors"))[kind.__name__])[code]
     fields = dict(re.findall(r"^ {4}:(\w+): (.+(?:\n {5,}.+)*)", told, re.MULTILINE))
-    assert list(fields) == ["Retryable", "Text", "Cause", "Do"]
+    assert re.findall(r"^ {4}:(\w+):", told, re.MULTILINE) == ["Retryable", "Text", "Cause", "Find", "Do"]
     assert fields["Retryable"] == ("yes" if kind("text", code=code).retryable else "no")
     assert all(fields[name].endswith(".") for name in ("Cause", "Do"))
 
@@ -63,6 +63,7 @@ class Metric(NamedTuple):
 
 def metrics() -> set[Metric]:
     found = set()
+    assert MESSAGING_METRICS.messages_published  # they are made at the first look
     for instrument in vars(MESSAGING_METRICS).values():
         suffix = "_total" if isinstance(instrument, Counter) else ""
         labels = ", ".join(instrument._labelnames)
@@ -80,8 +81,8 @@ def test_the_metrics_page_names_every_attribute():
     assert all(f"``{attribute}``" in text for attribute in vars(MESSAGING_METRICS))
 
 
-def test_the_publishing_page_has_every_event_and_its_fields():
-    told = {row[0].strip("`"): row[1:] for row in rows(sections(page("publishing"))["Incident events"])}
+def test_the_events_page_has_every_event_and_its_fields():
+    told = {row[0].strip("`"): row[1:] for row in rows(page("events"))}
     assert set(told) == {variant.__name__ for variant in VARIANTS.values()}
     for tag, variant in VARIANTS.items():
         topic, fields = told[variant.__name__]
@@ -101,6 +102,12 @@ def test_the_api_page_has_every_public_name():
     directive = re.compile(r"^\.\. (?:auto\w+|py:data):: (?:incident_messaging\.)?(\w+)$", re.MULTILINE)
     told = set(directive.findall(page("api")))
     assert set(incident_messaging.__all__) <= told
+
+
+def test_the_picture_takes_every_colour_from_the_theme():
+    colours = re.findall(r"(?:fill|stroke): ([^;]+);", (DOCS / "_static" / "parts.svg").read_text())
+    assert colours
+    assert [colour for colour in colours if colour != "none" and not colour.startswith("var(--color-")] == []
 
 
 def test_every_decision_that_is_cited_is_there_and_has_its_parts():
