@@ -10,8 +10,18 @@ __all__ = ["commands"]
 
 #: Each command's module here, which has it under its own name; only that of the command that runs is loaded.
 _MODULES = {
+    "bench": "bench",
+    "config": "config",
+    "consume": "consume",
     "demo": "demo",
     "dlq": "dlq",
+    "doctor": "doctor",
+    "groups": "groups",
+    "lag": "lag",
+    "publish": "publish",
+    "replay": "replay",
+    "schema": "schema",
+    "tail": "tail",
     "worker": "worker",
 }
 
