@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from incident_messaging.commands.common import Sources, configured, connected, json_flag, moment, printable
+from incident_messaging.commands.messages import body_fields
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.dead_letters import DeadLetterReport
 from incident_messaging.consuming.letters import DeadLetter
@@ -154,7 +154,7 @@ def _tell(what: str, report: DeadLetterReport, as_json: bool) -> None:
         if report.failed:
             click.echo(f"{report.failed:,} failed")
     for error in report.errors:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
     if report.failed:
         sys.exit(1)
 
@@ -180,10 +180,6 @@ def _as_json(letter: DeadLetter) -> str:
 
 
 def _fields(letter: DeadLetter) -> dict[str, Any]:
-    try:
-        body = {"body": letter.body.decode()}
-    except UnicodeDecodeError:
-        body = {"body": base64.b64encode(letter.body).decode(), "body_encoding": "base64"}
     return {
         "position": str(letter.position),
         "backend": letter.backend.value,
@@ -199,5 +195,5 @@ def _fields(letter: DeadLetter) -> dict[str, Any]:
         "exception_message": letter.exception_message,
         "stacktrace": letter.stacktrace,
         "body_cut": letter.body_cut,
-        **body,
+        **body_fields(letter.body),
     }

@@ -27,8 +27,8 @@ from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.service import MessagingService
 
 __all__ = [
-    "InFlight", "as_fields", "backend_option", "enabled", "nobody_reads", "progress_bar", "silence_stdout",
-    "users_headers",
+    "InFlight", "as_fields", "backend_option", "body_fields", "enabled", "nobody_reads", "progress_bar",
+    "silence_stdout", "users_headers",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -76,11 +76,11 @@ def as_fields(delivery: Delivery[bytes]) -> dict[str, Any]:
     try:
         document: Any = from_json(delivery.body, Any)
     except SerializationError:
-        return fields | _body_fields(delivery.body)
+        return fields | body_fields(delivery.body)
     return fields | {"payload": document["payload"] if is_envelope(document) else document}
 
 
-def _body_fields(body: bytes) -> dict[str, str]:
+def body_fields(body: bytes) -> dict[str, str]:
     """Bytes that may be text, as JSON takes them."""
     try:
         return {"body": body.decode()}

@@ -1,4 +1,4 @@
-"""What the tests of the commands that move messages start from."""
+"""What the tests of the commands start from."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def broker_ways(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     if request.param == "nats":
         return "nats", {"servers": [request.getfixturevalue("nats_server").url], "ack_wait_ms": 1500}
     return "kafka", {"bootstrap_servers": request.getfixturevalue("kafka_broker").bootstrap_servers}
+
+
+@pytest.fixture
+def settings(broker_ways: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """The configuration for that broker."""
+    name, section = broker_ways
+    return {"backend": name, name: section}
 
 
 @pytest.fixture

@@ -26,13 +26,9 @@ from incident_messaging.commands import commands
 from incident_messaging.commands.measure import Latency, Rate
 
 
-@pytest.fixture(scope="session", params=["nats", "kafka"])
-def broker(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The configuration for one of the brokers, which run for the whole session."""
-    if request.param == "nats":
-        return {"backend": "nats", "nats": {"servers": [request.getfixturevalue("nats_server").url]}}
-    servers = request.getfixturevalue("kafka_broker").bootstrap_servers
-    return {"backend": "kafka", "kafka": {"bootstrap_servers": servers}}
+@pytest.fixture
+def broker(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings
 
 
 @pytest.fixture

@@ -19,15 +19,6 @@ from incident_messaging.commands import commands
 ONCE = RetryPolicy(max_attempts=1)
 
 
-@pytest.fixture(scope="session", params=["nats", "kafka"])
-def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The configuration for one of the brokers, which run for the whole session."""
-    if request.param == "nats":
-        return {"backend": "nats", "nats": {"servers": [request.getfixturevalue("nats_server").url]}}
-    servers = request.getfixturevalue("kafka_broker").bootstrap_servers
-    return {"backend": "kafka", "kafka": {"bootstrap_servers": servers}}
-
-
 @pytest.fixture
 def config(settings: dict[str, Any], tmp_path: Path) -> Path:
     """A configuration file with a topic prefix of its own."""
