@@ -119,5 +119,6 @@ class Received:
 
     @property
     def size(self) -> int:
-        """Bytes of the body, as the prefetch limit counts them."""
-        return len(self.body) if self.body is not None else 0
+        """Bytes of body, key and headers, as the prefetch limit counts them."""
+        text = sum(map(len, (self.key or "", *self.headers, *self.headers.values())))
+        return text + (len(self.body) if self.body is not None else 0)

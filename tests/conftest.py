@@ -15,7 +15,7 @@ from waiting import until
 pytest_plugins = ("pytester",)
 
 #: Seconds that what was closed has to be gone; librdkafka ends its own threads behind the close.
-PATIENCE = 5.0
+PATIENCE = 15.0
 
 _TASKS = Path("/proc/self/task")
 

@@ -59,7 +59,7 @@ class ConsumerSpec:
         name: The group's name on the broker (a broadcast's is made for it); threads carry it too.
         start: Where a group without a place, or a broadcast, begins.
         prefetch: How many messages may be delivered and not yet acknowledged.
-        prefetch_bytes: The same in bytes of their bodies; one message is always let through.
+        prefetch_bytes: The same in bytes of body, key and headers; one message is always let through.
         dead_letter_topic: The full topic that `open` makes or checks, or ``None``. A pattern
             must not match it where the broker can leave a topic out.
     """

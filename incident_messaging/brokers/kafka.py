@@ -52,13 +52,17 @@ class KafkaBroker(BrokerProcess):
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
 
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        admin = AdminClient({**self._way_in(), "log_level": 0})
         try:
             answer = admin.list_topics(timeout=2.0)
         except KafkaException:
             return set()
         # Another Kafka on a port of the caller's choice would answer just as well.
         return set(answer.brokers) if answer.cluster_id == self._cluster_id else set()
+
+    def _way_in(self) -> dict[str, str]:
+        """How a client gets to this node, in librdkafka's properties; where ``config`` secures it, with a login."""
+        return {"bootstrap.servers": self.address}
 
     def _prepare(self) -> Sequence[str]:
         files = kafka_files()

@@ -1,4 +1,4 @@
-"""Which librdkafka properties ``KafkaConfig.extra`` refuses, and why.
+"""Which librdkafka properties ``KafkaConfig.extra`` refuses, and why; and how its secrets come from files.
 
 Names and aliases: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md
 """
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from incident_messaging.config.values import read_text
 from incident_messaging.errors import ConfigurationError
 
 #: Properties that are made from a field, which is the one place to set them.
@@ -84,6 +85,8 @@ _PROMISES: Final[Mapping[str, str]] = {
 
 _CALLBACK = re.compile(r".*_cb|on_\w+|logger|opaque|default[._]topic[._]con\w+")
 _SECRET = re.compile(r"password|passphrase|secret|\.pem|_key$|oauthbearer\.config")
+#: What makes the name of a secret property that of the file that it is read from.
+_FILE: Final = "_file"
 
 
 def check_extra(_instance: object, _attribute: object, properties: Any) -> None:
@@ -99,11 +102,15 @@ def check_extra(_instance: object, _attribute: object, properties: Any) -> None:
     for name, value in properties.items():
         if reason := _refusal(name, value):
             raise ConfigurationError(f"kafka.extra: {name!r} is refused: {reason}")
+        if f"{name}{_FILE}" in properties:
+            raise ConfigurationError(f"kafka.extra: {name!r} and its {_FILE} are given; only one of them must be")
 
 
 def _refusal(name: Any, value: Any) -> str | None:
     if not isinstance(name, str) or not name:
         return "a property's name is text"
+    if is_file(name):
+        return _refusal_of_file(name.removesuffix(_FILE), value)
     if field := _FIELDS.get(name):
         return f"set {field} instead"
     if promise := _PROMISES.get(name) or _PROMISES.get(f"{name}={str(value).strip().casefold()}"):
@@ -115,9 +122,46 @@ def _refusal(name: Any, value: Any) -> str | None:
     return None
 
 
+def _refusal_of_file(name: str, path: Any) -> str | None:
+    secret = _SECRET.search(name) is not None
+    if field := _FIELDS.get(name):
+        return f"set {field}{_FILE if secret else ''} instead"
+    if not secret:
+        return f"only what holds a secret is read from a file, as ssl.keystore.password{_FILE}"
+    return None if isinstance(path, str) and path else "a file is named by a text"
+
+
+def is_file(name: str) -> bool:
+    """Whether a property names the file from which another one, a secret, is read. None of librdkafka's is named so."""
+    return name.endswith(_FILE)
+
+
+def without_files(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties that are given themselves."""
+    return {name: value for name, value in properties.items() if not is_file(name)}
+
+
+def from_files(properties: Mapping[str, Any]) -> dict[str, str]:
+    """The secret properties that are given by a file, as it is now.
+
+    Raises:
+        ConfigurationError: A file cannot be read; its content is not shown.
+    """
+    return {
+        name.removesuffix(_FILE): read_text(path, f"kafka.extra: {name}")
+        for name, path in properties.items()
+        if is_file(name)
+    }
+
+
+def masked(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties with the values of secret ones masked."""
+    return {name: "***" if _SECRET.search(name) and not is_file(name) else value for name, value in properties.items()}
+
+
 def show_extra(properties: Mapping[str, Any]) -> str:
     """The properties as ``repr`` shows them, with the values of secret ones masked."""
-    return repr({name: "***" if _SECRET.search(name) else value for name, value in properties.items()})
+    return repr(masked(properties))
 
 
 def read_properties(text: str) -> dict[str, Any]:

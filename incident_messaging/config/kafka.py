@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 import attrs
 
-from incident_messaging.config.extra import check_extra, read_properties, show_extra
+from incident_messaging.config.extra import check_extra, from_files, read_properties, show_extra, without_files
 from incident_messaging.config.values import (
     Between,
     FilePath,
@@ -109,7 +109,8 @@ class KafkaConfig:
         exact_group_id: Whether a group's name is used on the broker as it is, to share it with other
             services; else the topic is part of it.
         extra: librdkafka properties, passed through. Those that have a field, or break a promise of
-            delivery, are refused by name.
+            delivery, are refused by name. Each that is a secret has a ``_file`` twin here, too, as
+            ``ssl.keystore.password_file``.
     """
 
     _section: ClassVar[str] = "kafka"
@@ -186,3 +187,11 @@ class KafkaConfig:
             ConfigurationError: The file cannot be read; its content is not shown.
         """
         return read_secret(self, "ssl_key_password")
+
+    def resolve_extra(self) -> dict[str, str | int | float]:
+        """``extra`` with its secrets as they are now; each ``_file`` is read at each call.
+
+        Raises:
+            ConfigurationError: A file cannot be read; its content is not shown.
+        """
+        return without_files(self.extra) | from_files(self.extra)

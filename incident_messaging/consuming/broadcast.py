@@ -121,7 +121,7 @@ class Reader(MessageConsumer):
         self._spec = spec
         self._sink = sink
         self._lock = threading.Lock()
-        self._unread = 0
+        self._unread = self._unread_size = 0
         self._over = False
 
     def open(self, deadline: Deadline) -> None:
@@ -135,6 +135,7 @@ class Reader(MessageConsumer):
         """Only makes room; a broadcast has no place on the broker."""
         with self._lock:
             self._unread -= len(batch)
+            self._unread_size -= sum(message.size for message in batch)
 
     def extend(self, batch: Sequence[Received]) -> None:
         """Nothing to tell the broker."""
@@ -153,18 +154,27 @@ class Reader(MessageConsumer):
         with self._lock:
             if self._over:
                 return
+            idle = self._unread == 0  # of what comes then a single message may be too large
             self._unread += len(batch)
-            behind, self._over = self._unread, self._unread > self._spec.prefetch
-        if not self._over:
+            self._unread_size += sum(message.size for message in batch)
+            behind = self._behind(idle=idle)
+            self._over = behind is not None
+        if behind is None:
             self._sink.deliver(batch)
             return
         self._sink.ended(
-            ConsumeFailed(
-                f"the reader of {self._spec.topic} fell {behind:,} messages behind (prefetch"
-                f" {self._spec.prefetch:,}); read faster, raise prefetch, or use a group",
-                code="slow_reader",
-            )
+            ConsumeFailed(f"the reader of {self._spec.topic} {behind}, or use a group", code="slow_reader")
         )
+
+    def _behind(self, *, idle: bool) -> str | None:
+        """What is said of a reader that has more than it may have, and what helps."""
+        spec = self._spec
+        if self._unread > spec.prefetch:
+            return f"fell {self._unread:,} messages behind (prefetch {spec.prefetch:,}); read faster, raise prefetch"
+        if self._unread_size > spec.prefetch_bytes and not idle:
+            words = f"fell {self._unread_size:,} bytes behind (max_in_flight_bytes {spec.prefetch_bytes:,})"
+            return f"{words}; read faster, raise max_in_flight_bytes"
+        return None
 
     def end(self, error: MessagingError) -> None:
         """The shared consumer is over."""

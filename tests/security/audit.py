@@ -1,13 +1,13 @@
 """Ask whether versions in this environment are known to be vulnerable (docs/decisions/0014-asking-for-vulnerabilities).
 
-    tox -e audit [-- --unless-offline]
+    tox -e lint [-- --must-answer]
 
 pip-audit asks the JSON interface of the package index. Where the index does not have it, pip-audit calls every package
 "not found", finds "no known vulnerabilities" and ends with 0. Here a package about which nothing was said is not
 audited, and an audit without any answer is none.
 
-Exit code: 0 where all were audited and none is known to be vulnerable; 1 where one is; 2 where nobody answered for one
-or for all, unless ``--unless-offline`` is given and nobody answered for any: then 0, and the output says so.
+Exit code: 0 where all were audited and none is known to be vulnerable; 1 where one is; 2 where nobody answered for
+some. Where nobody answered for any it is 0 and the output says so, or 2 with ``--must-answer``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COMMAND = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "-
 _COMMAND += ["--vulnerability-service", "pypi", "--timeout", "15"]
 
 
-def verdict(found: Mapping[str, Any], *, unless_offline: bool) -> tuple[int, Sequence[str]]:
+def verdict(found: Mapping[str, Any], *, must_answer: bool) -> tuple[int, Sequence[str]]:
     """Exit code and lines for a report of pip-audit."""
     packages = [one for one in found.get("dependencies", ()) if one["name"] != _OWN]
     bad = [one for one in packages if one.get("vulns")]
@@ -31,8 +31,8 @@ def verdict(found: Mapping[str, Any], *, unless_offline: bool) -> tuple[int, Seq
     if bad:
         return 1, [f"{one['name']} {one['version']}: {', '.join(vuln['id'] for vuln in one['vulns'])}" for one in bad]
     if len(silent) == len(packages):
-        words = "NOT DONE: nobody here answers for any package; ask where the index has its JSON interface"
-        return (0 if unless_offline else 2), [words]
+        words = "NOT DONE: nobody here answers for any package; before a release, ask where one does"
+        return (2 if must_answer else 0), [words]
     if silent:
         return 2, [f"INCOMPLETE: nothing is said about {', '.join(silent)}"]
     return 0, [f"{len(packages)} packages, none known to be vulnerable"]
@@ -44,7 +44,7 @@ def main() -> int:
         found = json.loads(done.stdout)
     except ValueError:  # it could not connect, and says so on the other stream
         found = {}
-    code, lines = verdict(found, unless_offline="--unless-offline" in sys.argv[1:])
+    code, lines = verdict(found, must_answer="--must-answer" in sys.argv[1:])
     if not found:
         lines = [*lines, *done.stderr.strip().splitlines()[-1:]]
     sys.stdout.write("".join(f"audit: {line}\n" for line in lines))

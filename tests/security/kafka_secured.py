@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import time
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from confluent_kafka.admin import (
 )
 from waiting import until
 
+from incident_messaging import MessagingService
 from incident_messaging.brokers import KafkaBroker
 from incident_messaging.brokers.ports import HOST, free_port
 
@@ -204,6 +206,17 @@ _EVERY = AclBindingFilter(
 )
 
 
+def goes_through(service: MessagingService) -> None:
+    """A topic is made, a message published, and one consumed."""
+    topic = f"t{uuid.uuid4().hex[:12]}"
+    with service:
+        service.publish(topic, {"n": 1})
+        with service.subscribe(topic, group="g") as subscription:
+            delivery = subscription.next(15.0)
+            assert delivery is not None
+            assert delivery.payload == {"n": 1}
+
+
 class Tokens:
     """A source of unsigned tokens for OAUTHBEARER, which counts how often it was asked.
 
@@ -238,10 +251,3 @@ class Tokens:
 
 def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def write(file: Path, text: str) -> None:
-    """Replace a file's content as rotations do: all at once, with another modification time."""
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.replace(file)

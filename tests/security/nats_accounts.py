@@ -11,7 +11,6 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import nkeys
@@ -77,14 +76,6 @@ class Operator:
             "************************* IMPORTANT *************************\n"
             f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
         )
-
-
-def write(path: Path, text: str) -> Path:
-    """Put a text into a file in one step, as whoever rotates secrets should."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text)
-    fresh.replace(path)
-    return path
 
 
 def _encoded(part: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ SILENT = {"name": "cattrs", "skip_reason": "Dependency not found and could not b
 
 
 @pytest.mark.parametrize(
-    ("packages", "code", "offline_code", "words"),
+    ("packages", "strict", "code", "words"),
     [
         ([OWN, FINE], 0, 0, "1 packages, none known to be vulnerable"),
         ([OWN, FINE, BAD], 1, 1, "urllib 1.0: PYSEC-1, PYSEC-2"),
@@ -24,7 +24,7 @@ SILENT = {"name": "cattrs", "skip_reason": "Dependency not found and could not b
         ([], 2, 0, "NOT DONE"),
     ],
 )
-def test_what_is_made_of_a_report(packages: list[Any], code: int, offline_code: int, words: str) -> None:
-    for unless_offline, expected in ((False, code), (True, offline_code)):
-        found, lines = verdict({"dependencies": packages}, unless_offline=unless_offline)
+def test_what_is_made_of_a_report(packages: list[Any], strict: int, code: int, words: str) -> None:
+    for must_answer, expected in ((True, strict), (False, code)):
+        found, lines = verdict({"dependencies": packages}, must_answer=must_answer)
         assert (found, lines[0].startswith(words)) == (expected, True)

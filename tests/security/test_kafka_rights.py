@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 from kafka_secured import USER, USER_PASSWORD, SecuredKafka
+from waiting import until
 
 from incident_messaging import MessagingService, PublishFailed, SubscribeFailed
 
@@ -80,7 +80,8 @@ def redrives(service: MessagingService) -> None:
 
 def comes_up(service: MessagingService) -> None:
     """Both topics are made at a subscription; who may not write to one has nothing to handle."""
-    service.subscribe("audit", timeout=10.0).close()
+    with service.subscribe("audit", timeout=10.0) as subscription:
+        assert subscription.next(1.0) is None
 
 
 WORK = {
@@ -127,30 +128,100 @@ def test_the_rights_suffice(set_up: Callable[[str], MessagingService], secured_k
         WORK[role](service)
 
 
-def denied(role: str, missing: int, names: str) -> Any:
-    return pytest.param(role, missing, names, id=f"{role}-{missing}")
+#: Without these, too, a service works, and loses nothing; what it cannot do then is told in another way.
+USEFUL = {
+    ("A consumer", "operations.dead-letter"): "the dead letter is not stored, and its original stays",
+    ("A consumer that makes topics", "operations.dead-letter"): "the same",
+    ("A consumer that makes topics", "operations."): "it waits for a topic that Kafka does not show to it",
+    ("Who looks into the dead letters and puts them back", "operations."): "the report says which were not put back",
+    ("Who looks into the dead letters and puts them back", "operations.dead-letter"): "they are hidden, and stay",
+}
+#: What the error names, by the kind of resource and what a role begins with.
+NAMES = {
+    ("TOPIC", "Who looks"): DEAD_LETTERS,
+    ("TOPIC", "A consumer that makes"): DEAD_LETTERS,
+    ("TOPIC", "A broadcast"): DEAD_LETTERS,
+    ("TOPIC", ""): "operations.audit",
+    ("GROUP", "Who looks"): "group incident-messaging-look-",
+    ("GROUP", "A broadcast"): "group broadcast-",
+    ("GROUP", ""): "group incident-manager-group:operations.audit",
+}
+
+
+def is_useful(role: str, right: AclBinding) -> bool:
+    """Whether a right is no more than that."""
+    needed = {("Who", AclOperation.READ), ("A consumer", AclOperation.CREATE)}
+    is_needed = any(role.startswith(begin) and right.operation is operation for begin, operation in needed)
+    return (role, right.name) in USEFUL and not is_needed
 
 
 @pytest.mark.parametrize(
-    ("role", "missing", "names"),
+    ("role", "right"),
     [
-        denied("A publisher", 0, "operations.audit"),
-        denied("A publisher that makes topics", 0, "operations.audit"),
-        denied("A publisher that makes topics", 1, "operations.audit"),
-        denied("A consumer", 0, "operations.audit"),
-        denied("A consumer", 1, "group incident-manager-group:operations.audit"),
-        denied("A consumer that makes topics", 3, DEAD_LETTERS),
-        denied("A broadcast", 1, "group broadcast-"),
+        pytest.param(role, right, id=f"{role}-{number}")
+        for role, rights in ROLES.items()
+        for number, right in enumerate(rights)
+        if not is_useful(role, right)
     ],
 )
 def test_none_can_be_left_out_and_the_error_names_it(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, role: str, missing: int, names: str
+    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, role: str, right: AclBinding
 ) -> None:
     with set_up(role) as service:
-        rights = ROLES[role]
-        secured_kafka.allow(rights[:missing] + rights[missing + 1 :])
+        secured_kafka.allow([other for other in ROLES[role] if other is not right])
         with pytest.raises((PublishFailed, SubscribeFailed)) as caught:
             WORK[role](service)
     assert caught.value.code == "denied"
+    names = next(text for (kind, begin), text in NAMES.items() if kind == right.restype.name and role.startswith(begin))
     assert names in str(caught.value)
-    assert rights[missing].operation.name.capitalize() in str(caught.value), "the right is named, too"
+    assert right.operation.name.capitalize() in str(caught.value), "the right is named, too"
+
+
+def test_a_consumer_that_may_not_read_what_it_makes(
+    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, on_kafka: Make
+) -> None:
+    role = "A consumer that makes topics"
+    with set_up(role) as service:
+        secured_kafka.allow([right for right in ROLES[role] if right.operation is not AclOperation.READ
+                             or right.restype is ResourceType.GROUP])  # fmt: skip
+        with service.subscribe("audit", timeout=10.0) as subscription:
+            publishes(on_kafka("PLAINTEXT", service={"topic_prefix": "operations"}))
+            assert subscription.next(1.0) is None
+
+
+def test_a_user_who_may_write_nothing_is_told_so_once(
+    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    with set_up("A broadcast") as service:
+        secured_kafka.allow(ROLES["A broadcast"])
+        with service.subscribe("audit", broadcast=True, start="earliest") as subscription:
+            assert until(lambda: "Cluster authorization failed" in caplog.text, 5.0)
+            delivery = subscription.next(3.0)
+            while delivery is not None:  # the producer would come back every second
+                delivery = subscription.next(3.0)
+    assert caplog.text.count("Cluster authorization failed") == 1
+
+
+def test_a_consumer_that_may_write_no_dead_letters(
+    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    with set_up("A consumer") as service:
+        secured_kafka.allow([right for right in ROLES["A consumer"] if right.name != DEAD_LETTERS])
+        consumes(service)
+    assert "a dead letter could not be stored, its original stays" in caplog.text
+
+
+@pytest.mark.parametrize("missing", [AclOperation.WRITE, AclOperation.DELETE], ids=["Write", "Delete"])
+def test_who_may_not_put_back_or_delete(
+    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, missing: AclOperation
+) -> None:
+    role = "Who looks into the dead letters and puts them back"
+    with set_up(role) as service:
+        secured_kafka.allow([right for right in ROLES[role] if right.operation is not missing])
+        report = service.dead_letters.redrive()
+        left = len(list(service.dead_letters.list()))
+    if missing is AclOperation.DELETE:
+        assert (report.done, left) == (1, 0), "it is hidden"
+    else:
+        assert (report.failed, left) == (1, 1)
+        assert "Write" in str(report.errors[0])

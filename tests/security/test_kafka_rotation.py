@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from certificates import Certificate, Kit
-from kafka_secured import OTHER, REAUTH_MS, SecuredKafka, write
+from files import write
+from kafka_secured import OTHER, SecuredKafka
 from waiting import until
 
 from incident_messaging import Delivery, MessagingService
@@ -100,7 +101,7 @@ def test_a_password(
     with load("REAUTH", sasl_password_file=file, **login).running() as running:
         assert running.flows()
         secured_kafka.set_password(OTHER, "the second password")
-        assert until(lambda: "Kafka connection lost" in caplog.text, 3 * REAUTH_MS / 1000), "it is refused"
+        assert until(lambda: "Kafka connection lost" in caplog.text, PATIENCE), "it is refused"
         write(file, "the second password\n")
         assert running.flows()
         used = "has changed and is used from now on"
@@ -126,14 +127,15 @@ def test_a_certificate(
         assert running.flows()
         renewed = certificates.authority.issue("client", hosts=())
         write(used.cert_file, renewed.cert_file.read_text())
-        assert until(lambda: "kafka.ssl_key_file is not the key of kafka.ssl_cert_file" in caplog.text), "half of it"
+        half = "kafka.ssl_key_file is not the key of kafka.ssl_cert_file"
+        assert until(lambda: half in caplog.text, PATIENCE)
         write(used.key_file, renewed.key_file.read_text())
-        assert until(lambda: "the producer has read them anew" in caplog.text)
+        assert until(lambda: "the producer has read them anew" in caplog.text, PATIENCE)
         assert running.flows()
 
         secured_kafka.show("ROTATED", certificates.others_server, certificates.other)
         secured_kafka.reload("ROTATED")
-        assert until(lambda: "Kafka connection lost" in caplog.text)
+        assert until(lambda: "Kafka connection lost" in caplog.text, PATIENCE)
         write(ca_file, certificates.other.ca_file.read_text())
         used.replace_by(certificates.others_client)
         assert running.flows()

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from certificates import Kit
-from kafka_secured import REAUTH_MS, ROOT, ROOT_PASSWORD, SecuredKafka, Tokens
-from waiting import until
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
+from kafka_secured import ROOT, ROOT_PASSWORD, SecuredKafka, goes_through
 
 from incident_messaging import MessagingConfig, MessagingService
 
 Make = Callable[..., MessagingService]
-
-
-def goes_through(service: MessagingService) -> None:
-    """A topic is made, a message published, and one consumed."""
-    topic = f"t{uuid.uuid4().hex[:12]}"
-    with service:
-        service.publish(topic, {"n": 1})
-        with service.subscribe(topic, group="g") as subscription:
-            delivery = subscription.next(15.0)
-            assert delivery is not None
-            assert delivery.payload == {"n": 1}
 
 
 def test_tls(on_kafka: Make) -> None:
@@ -50,27 +40,6 @@ def test_a_password(on_kafka: Make, listener: str, mechanism: str) -> None:
     goes_through(on_kafka(listener, sasl_mechanism=mechanism))
 
 
-def test_a_token(on_kafka: Make) -> None:
-    tokens = Tokens()
-    goes_through(on_kafka("SASL_TLS", sasl_mechanism="OAUTHBEARER", sasl_oauth_token=tokens))
-    assert tokens.asked >= 3, "the producer, what makes the topic, and the consumer each have one of their own"
-
-
-def test_tokens_are_fetched_anew_before_they_end(on_kafka: Make, secured_kafka: SecuredKafka) -> None:
-    """The broker asks again every two seconds, tokens are good for as long, and nobody calls the service."""
-    tokens = Tokens(seconds=REAUTH_MS / 1000)
-    secured_kafka.make("secured.refreshed", "secured.dead-letter")
-    service = on_kafka("REAUTH", sasl_mechanism="OAUTHBEARER", sasl_oauth_token=tokens)
-    seen: list[Any] = []
-    with service, service.subscribe("refreshed", callback=lambda delivery: seen.append(delivery.payload), group="g"):
-        service.publish("refreshed", {"n": 0})
-        asked = tokens.asked
-        assert until(lambda: tokens.asked >= asked + 4, 4 * REAUTH_MS / 1000), "twice for producer and consumer"
-        service.publish("refreshed", {"n": 1})
-        assert until(lambda: {"n": 1} in seen)
-        assert service.health().ok
-
-
 def test_a_password_from_a_file_and_from_the_environment(secured_kafka: SecuredKafka, tmp_path: Any) -> None:
     file = tmp_path / "password"
     file.write_text(f"{ROOT_PASSWORD}\n")
@@ -91,6 +60,20 @@ def test_what_extra_says_of_the_way_in_counts_when_a_topic_is_made(on_kafka: Mak
     """An authority in ``extra`` (`tests/backends` has librdkafka's own properties for everything else)."""
     extra = {"ssl.ca.pem": certificates.ca_file.read_text()}
     goes_through(on_kafka("TLS", ssl_ca_file=None, extra=extra))
+
+
+def test_a_secret_among_the_properties_comes_from_a_file(on_kafka: Make, certificates: Kit, tmp_path: Any) -> None:
+    """Key and certificate in one encrypted file of PKCS #12, for which there are no fields."""
+    client = certificates.client
+    key = serialization.load_pem_private_key(client.key_file.read_bytes(), None)
+    certificate = x509.load_pem_x509_certificate(client.cert_file.read_bytes())
+    locked = serialization.BestAvailableEncryption(b"the store's own")
+    (tmp_path / "client.p12").write_bytes(
+        pkcs12.serialize_key_and_certificates(b"client", key, certificate, None, locked)
+    )
+    (tmp_path / "password").write_text("the store's own\n")
+    store = {"ssl.keystore.location": str(tmp_path / "client.p12")}
+    goes_through(on_kafka("MTLS", extra=store | {"ssl.keystore.password_file": str(tmp_path / "password")}))
 
 
 def test_tokens_that_librdkafka_makes_by_itself(on_kafka: Make) -> None:

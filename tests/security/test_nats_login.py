@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from certificates import Kit
-from nats_accounts import Key, Operator, write
+from files import write
+from nats_accounts import Key, Operator
 from nats_secured import PATIENCE, Make, tls, user
 
 from incident_messaging import ConnectionFailed, MessagingConfig, MessagingService

@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 import pytest
 from certificates import Kit
-from nats_accounts import Key, Operator, write
-from nats_secured import Make, tls, unreadable, user
+from files import unreadable, write
+from nats_accounts import Key, Operator
+from nats_secured import Make, tls, user
 from waiting import takes
 
 from incident_messaging import ConfigurationError, ConnectionFailed
@@ -51,7 +52,7 @@ def refused(
     make: Make, server: NatsServer, timeout: float = TIMEOUT, **nats: Any
 ) -> ConnectionFailed | ConfigurationError:
     service = make(server, **nats)
-    with takes(at_most=TIMEOUT), pytest.raises((ConnectionFailed, ConfigurationError)) as caught:
+    with takes(at_most=TIMEOUT + 1.0), pytest.raises((ConnectionFailed, ConfigurationError)) as caught:
         service.connect(timeout)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     return caught.value

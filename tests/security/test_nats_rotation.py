@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from certificates import Authority, Kit
-from nats_accounts import Key, Operator, write
-from nats_secured import PATIENCE, Make, Traffic, included, replace_config, tls, user
+from files import write
+from nats_accounts import Key, Operator
+from nats_secured import PATIENCE, Make, included, replace_config, tls, user
+from traffic import Traffic
 from waiting import until
 
 #: Seconds that a JWT is good for which is to run out: enough to log in with it on a machine that has much to do.

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats_accounts import Key, Operator, write
-from nats_secured import PATIENCE, Make, Traffic, included, user
+from files import write
+from nats_accounts import Key, Operator
+from nats_secured import PATIENCE, Make, included, user
 from prometheus_client import generate_latest
+from traffic import Traffic
 
 from incident_messaging import MessagingConfig, MessagingError, MessagingService
 from incident_messaging.brokers import NatsServer

@@ -462,6 +462,11 @@ def test_what_kafka_takes():
         ("linger.ms", [1]),
         (5, 1),
         ("", 1),
+        ("sasl.password_file", "/run/secret"),
+        ("ssl.ca.location_file", "/run/ca"),
+        ("client.rack_file", "/run/rack"),
+        ("ssl.keystore.password_file", 1),
+        ("ssl.keystore.password_file", ""),
     ],
 )
 def test_properties_that_would_break_a_promise_are_refused_by_name(name, value):
@@ -472,6 +477,10 @@ def test_properties_that_would_break_a_promise_are_refused_by_name(name, value):
 
 def test_a_property_with_a_field_names_the_field():
     assert refused(KafkaConfig, extra={"client.id": "x"}).endswith("set kafka.client_id instead")
+    assert refused(KafkaConfig, extra={"ssl.key.password": "x"}).endswith("set kafka.ssl_key_password instead")
+    in_file = refused(KafkaConfig, extra={"ssl.key.password_file": "x"})
+    assert in_file.endswith("set kafka.ssl_key_password_file instead")
+    assert refused(KafkaConfig, extra={"ssl.key.location_file": "x"}).endswith("set kafka.ssl_key_file instead")
 
 
 def test_what_is_no_map_of_properties_is_refused():
@@ -494,6 +503,17 @@ def test_secret_properties_are_masked():
     )
     assert "s3cret" not in shown
     assert "'linger.ms': 5" in shown
+
+
+def test_secret_properties_come_from_files_too(tmp_path):
+    file = tmp_path / "password"
+    config = KafkaConfig(extra={"ssl.keystore.password_file": str(file), "linger.ms": 5})
+    assert str(file) in repr(config)
+    for password in ("s3cret", "changed"):
+        file.write_text(f"{password}\n")
+        assert config.resolve_extra() == {"ssl.keystore.password": password, "linger.ms": 5}
+    both = {"ssl.key.pem": "s3cret", "ssl.key.pem_file": str(file)}
+    assert "only one of them must be" in refused(KafkaConfig, extra=both)
 
 
 # --- retrying

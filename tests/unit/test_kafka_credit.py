@@ -7,7 +7,7 @@ from typing import Any
 from incident_messaging.backends.base import ConsumerSpec
 from incident_messaging.backends.kafka.credit import OVERFLOW, Credit
 from incident_messaging.backends.kafka.offsets import Ledger, Partition
-from incident_messaging.backends.kafka.records import Arrival
+from incident_messaging.backends.kafka.records import _PAIR, Arrival
 from incident_messaging.record import Position
 
 PLACE = ("t", 3)
@@ -67,7 +67,7 @@ def test_what_waits_is_not_asked_for_again_by_a_client_that_takes_over() -> None
 
 
 def test_one_message_is_let_through_however_large_and_none_beside_it() -> None:
-    credit, partition = credit_of(5, prefetch_bytes=10)
+    credit, partition = credit_of(5, prefetch_bytes=12)  # each has a key of one byte
     for offset, size in enumerate((100, 1, 9, 1)):
         credit.accept(FakeMessage(offset, b"x" * size), partition)  # type: ignore[arg-type]
     large = credit.take()
@@ -87,7 +87,7 @@ def test_the_thread_is_woken_when_as_many_were_acknowledged_as_it_waits_for() ->
 
 
 def test_what_was_taken_away_is_forgotten() -> None:
-    credit, partition = credit_of(1)
+    credit, partition = credit_of(1, prefetch_bytes=10_000)
     for offset in range(OVERFLOW):
         credit.accept(FakeMessage(offset), partition)  # type: ignore[arg-type]
     assert not credit.is_full, "one of them is not beyond the credit"
@@ -108,7 +108,8 @@ def test_of_a_message_is_read_what_every_one_needs_and_the_rest_when_it_is_asked
     assert [arrival.header(name) for name in ("a", "b", "c")] == ["\udcff", "", None]
     assert arrival.headers == {"a": "\udcff", "b": ""}
     assert arrival.position == Position(topic="t", partition=3, offset=7)
-    assert (arrival.timestamp, arrival.fallback_id, arrival.key, arrival.size) == (1.5, "t-3-7", "k", 1)
+    assert (arrival.timestamp, arrival.fallback_id, arrival.key) == (1.5, "t-3-7", "k")
+    assert arrival.size == 3 * _PAIR + len("1ka1ba?"), "body, key, names and values"
     tombstone = Arrival(FakeMessage(0, None), "t", 0)  # type: ignore[arg-type]
-    assert (tombstone.body, tombstone.size, tombstone.headers) == (None, 0, {})
+    assert (tombstone.body, tombstone.size, tombstone.headers) == (None, 1, {})
     assert not hasattr(arrival, "anything else")

@@ -43,6 +43,16 @@ def test_a_server_that_hangs_up_says_no_too():
     assert link.refusals == 1
 
 
+def test_of_several_servers_that_hang_up_each_says_no_in_the_log_alone():
+    link = Link("127.0.0.1:1,127.0.0.1:2")
+    for port in (1, 1, 2):
+        assert link.refusals == 0
+        text = f"ssl://127.0.0.1:{port}/bootstrap: Disconnected: SSL connection closed by peer (after 5ms in state UP)"
+        link.log(7, "%s", "FAIL", "client", text)
+    assert link.refusals == 1
+    assert "enable_sasl" in str(link.refusal)
+
+
 def test_a_no_and_that_all_are_down_is_one_no():
     link = Link("localhost:1")
     link.error(error("localhost:1"))

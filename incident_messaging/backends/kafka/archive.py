@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ class TopicArchive(Archive):
         self._config = config
         self._topic = topic
         self._patience = patience
+        self._name = f"incident-messaging-look-{uuid.uuid4().hex[:12]}"  # of a group that it does not join
         self._client: Consumer | None = None
         self._removed: dict[int, set[int]] = {}
 
@@ -108,16 +110,22 @@ class TopicArchive(Archive):
         if not wanted:
             return
         admin = self._made(lambda: AdminClient(settings.connection(self._config.kafka) | {"log_level": 0}))
-        for answer in admin.delete_records(wanted, request_timeout=self._patience).values():
-            try:
-                answer.result(self._patience)
-            except Exception as exc:  # the marks are there, and hide what stays
-                log.info("%s: what was removed could not be deleted from the log: %s", self._topic, exc)
+        answers = admin.delete_records(wanted, request_timeout=self._patience)
+        for place in wanted:
+            self._await_deletion(answers[place])
+        answers.clear()  # they hold their errors, whose tracebacks would hold the clients, and their threads
+
+    def _await_deletion(self, answer: Future[Any]) -> None:
+        try:
+            answer.result(self._patience)
+        except Exception as exc:  # the marks are there, and hide what stays
+            log.info("%s: what was removed could not be deleted from the log: %s", self._topic, exc)
+        finally:
+            del answer
 
     def _connected(self) -> Consumer:
         if self._client is None:
-            name = f"incident-messaging-look-{uuid.uuid4().hex[:12]}"
-            self._client = self._made(lambda: Consumer(settings.looker(self._config, name), logger=DebugLog()))
+            self._client = self._made(lambda: Consumer(settings.looker(self._config, self._name), logger=DebugLog()))
         return self._client
 
     def _made(self, make: Callable[[], _T]) -> _T:
@@ -182,7 +190,7 @@ class TopicArchive(Archive):
         error = errors.of(exc)
         if errors.passes(error):
             return Timeout(f"{self._topic}: Kafka does not answer: {error.str()}", backend="kafka")
-        return errors.subscribe(error, self._topic)
+        return errors.subscribe(error, self._topic, self._name)
 
 
 def _named_by(message: Message[Any, Any]) -> set[int]:

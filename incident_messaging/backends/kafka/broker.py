@@ -31,7 +31,7 @@ from incident_messaging.backends.base import (
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.archive import TopicArchive
 from incident_messaging.backends.kafka.consumer import consumer_for
-from incident_messaging.backends.kafka.credentials import Credentials
+from incident_messaging.backends.kafka.credentials import Credentials, Making
 from incident_messaging.backends.kafka.diagnosis import tls_trouble
 from incident_messaging.backends.kafka.link import Link, log
 from incident_messaging.backends.kafka.pending import PendingRecords
@@ -83,12 +83,14 @@ class KafkaBroker(MessageProducer):
         self._client: Producer | None = None
         self._leaving: Producer | None = None  # sends what it has, while a new one waits to take over
         self._taken_back: list[Parcel] = []
+        self._making: Making[Producer] | None = None  # is made of changed certificates, to take over
         self._pending = PendingRecords()
         self._held: dict[str, list[Parcel]] = {}
         self._consumers: list[PollingConsumer] = []
         self._reports: threading.Thread | None = None
         self._helper: threading.Thread | None = None
         self._closing: Deadline | None = None
+        self._refusing: KafkaError | None = None  # why the user may not publish, while a client is emptied
         self._bursting: int | None = None  # the thread that is told of many reports
         self._lost = 0
         self._next_look = 0.0
@@ -241,6 +243,8 @@ class KafkaBroker(MessageProducer):
             return
         if code == KafkaError._PURGE_QUEUE and parcel.sent > 1:
             error = KafkaError(KafkaError._MSG_TIMED_OUT)  # another client may have sent it before
+        elif code == KafkaError._PURGE_QUEUE:
+            error = self._refusing or error
         if code in errors.UNKNOWN_TOPIC:
             self._topics.forget(parcel.topic)
         self._finish(parcel, errors.publish(error, parcel.topic))
@@ -272,12 +276,17 @@ class KafkaBroker(MessageProducer):
             self._give_up(last=True)
 
     def _make_client(self) -> None:
-        client = self._new_client()
+        making = Making(self._new_client, self._config.kafka)
+        while not making.ended(_SLICE):
+            self._end_overdue()
+            if self._is_over():
+                making.give_up()
+                return
         with self._lock:
-            self._client = client
+            self._client = making.client()
 
     def _new_client(self) -> Producer:
-        errors.check_token(self._link.servers, self._config.kafka.sasl_oauth_token)
+        self._ask_for_token()
         try:  # no name for the properties: a traceback may show a frame's names, and they hold secrets
             with self._credentials.used():
                 return Producer(settings.producer(self._config) | {"error_cb": self._link.error}, logger=self._link)
@@ -285,6 +294,14 @@ class KafkaBroker(MessageProducer):
             raise
         except (KafkaException, ValueError, TypeError) as exc:
             raise errors.not_created(self._link.servers, exc) from exc
+
+    def _ask_for_token(self) -> None:
+        source = self._config.kafka.sasl_oauth_token
+        self._link.asks = source is not None
+        try:
+            errors.check_token(self._link.servers, source)
+        finally:
+            self._link.asks = False
 
     def _turn(self) -> None:
         assert self._client is not None
@@ -303,8 +320,10 @@ class KafkaBroker(MessageProducer):
     def _look_after(self, refusals: int, *, is_new: bool) -> None:
         """All that need not be done behind each report, where it would keep the interpreter from who waits for that."""
         assert self._client is not None
-        if self._credentials.outdated(self._client):
-            self._renew()
+        if self._making is None and self._credentials.outdated(self._client):
+            self._making = Making(self._new_client, self._config.kafka)
+        if self._making is not None and self._making.ended(0.0):
+            self._renew(self._making)
         if is_new and _has_answered(self._client):
             self._link.up()
         if self._link.refusals > refusals:
@@ -330,21 +349,24 @@ class KafkaBroker(MessageProducer):
     def _replace(self, error: KafkaError) -> None:
         """Make a new producer; what is in the old one has an unknown outcome."""
         log.warning("Kafka producer is replaced after a fatal error: %s", error.str())
+        self._refusing = error if error.code() in errors.DENIED else None
         self._purge()
         with self._lock:
             self._client = None
-            refused = self._pending.all() if error.code() in errors.DENIED else []
+            refused = self._pending.all() if self._refusing is not None else []
+        denied, self._refusing = self._refusing is not None, None
         for parcel in refused:
             self._finish(parcel, errors.publish(error, parcel.topic))
         self._rest(_REST)
-        while refused and not self._held and not self._is_over():
+        while denied and not self._held and not self._is_over():
             self._rest(_SLICE)  # it would be refused again: wait for somebody who wants it
         self._make_client()
 
-    def _renew(self) -> None:
+    def _renew(self, making: Making[Producer]) -> None:
         """Go over to a client that has read the certificates anew."""
+        self._making = None
         try:
-            client = self._new_client()
+            client = making.client()
         except MessagingError as exc:  # half of the files may be new: the old one goes on
             self._credentials.tell(str(exc))
             return
@@ -432,7 +454,7 @@ class KafkaBroker(MessageProducer):
         with self._changed:
             left = self._pending.all()
             if last:
-                self._client = self._reports = None
+                self._client = self._making = self._reports = None
                 self._changed.notify_all()
         for parcel in left:
             self._finish(parcel, self._overdue(parcel))

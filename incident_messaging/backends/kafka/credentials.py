@@ -6,17 +6,22 @@ How changes are taken up: docs/decisions/0013-rotation-on-kafka.rst.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar, cast
 
 from incident_messaging.backends.kafka.link import log
 from incident_messaging.config import KafkaConfig
+from incident_messaging.config.extra import is_file
 from incident_messaging.deadline import now
 from incident_messaging.errors import ConfigurationError
 
 #: Seconds between two looks at the files.
 _LOOK: Final = 1.0
+_ASKING: Final = "incident-messaging-kafka-token"
+
+_T = TypeVar("_T")
 
 _Stamp = tuple[int, int, int]
 
@@ -77,8 +82,48 @@ class Credentials:
         log.info("the password in %s has changed and is used from now on", self._config.sasl_password_file)
 
 
+class Making(Generic[_T]):
+    """A client that is made: with a source of tokens on a thread of its own, for that one may take its time."""
+
+    def __init__(self, make: Callable[[], _T], config: KafkaConfig) -> None:
+        """Begin, or where no source is asked make it at once."""
+        self._make = make
+        self._made: _T | None = None
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        if config.sasl_oauth_token is None:
+            self._run()
+        else:
+            self._thread = threading.Thread(target=self._run, name=_ASKING, daemon=True)
+            self._thread.start()
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it has ended by now, or does within so many seconds."""
+        if self._thread is None:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def client(self) -> _T:
+        """What was made, once; or the error because of which it was not."""
+        if self._error is not None:
+            raise self._error
+        made, self._made = self._made, None
+        return cast(_T, made)
+
+    def give_up(self) -> None:
+        """Let it end by itself; its client goes with it."""
+        log.warning("thread %s did not end in time and is left to finish: it asks sasl_oauth_token", _ASKING)
+
+    def _run(self) -> None:
+        try:
+            self._made = self._make()
+        except Exception as exc:
+            self._error = exc
+
+
 def _names_a_file(name: str) -> bool:
-    return name.startswith("ssl.") and name.endswith(".location")
+    return is_file(name) or (name.startswith("ssl.") and name.endswith(".location"))
 
 
 def _stamp(file: str | None) -> _Stamp | None:

@@ -175,6 +175,12 @@ def check_token(servers: str, token: Callable[[], object] | None) -> None:
         raise ConnectionFailed(text, code="unauthorized", backend="kafka") from exc
 
 
+def no_token(servers: str) -> ConnectionFailed:
+    """A source of tokens that takes longer than the call has."""
+    text = f"Kafka login failed: sasl_oauth_token has not returned a token in time ({servers})"
+    return ConnectionFailed(text, code="unauthorized", backend="kafka")
+
+
 def checked_token(given: Any) -> tuple[str, float]:
     """What a source of tokens gave, if it is a token that can be used.
 

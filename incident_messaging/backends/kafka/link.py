@@ -25,7 +25,7 @@ _FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
 _REMADE = re.compile(r"Topic (\S+) changed id from (\S+) to ")
 _NO_ID = "A" * 22
 #: A server that asks for a login takes the first request, and hangs up at the second where there is none.
-_SHOWN_OUT = re.compile(r"Disconnected\b.*closed by peer.* in state UP\)")
+_SHOWN_OUT = re.compile(r"Disconnected\b.*closed by peer.* in state UP[,)]")
 #: Fetch 15 came with Kafka 3.5 (KIP-903), the oldest that is supported.
 _OLDEST_FETCH = 15
 #: Failures that say no for the whole server, not for one of the addresses behind its name.
@@ -71,6 +71,7 @@ class Link(DebugLog):
         trouble: The last trouble in words; kept after it has passed.
         refusals: How often every address has said no since the beginning, before the first connection.
         refusal: What they said last.
+        asks: Whether a source of tokens is asked, and has not answered.
     """
 
     def __init__(self, bootstrap_servers: str, tls_trouble: Callable[[str], str] = lambda _server: "") -> None:
@@ -80,6 +81,7 @@ class Link(DebugLog):
         self.trouble: str | None = None
         self.refusals = 0
         self.refusal: MessagingError | None = None
+        self.asks = False
         self._tls_trouble = tls_trouble
         self._too_old: ConfigurationError | None = None
         self._last: KafkaError | None = None
@@ -113,7 +115,7 @@ class Link(DebugLog):
     def log(self, level: int, form: str, facility: str, client: str, text: str) -> None:
         """librdkafka's log; one line of it tells the broker's version, one that a login is missing."""
         if facility == "FAIL" and "Disconnected" in text:
-            self._shown_out = _SHOWN_OUT.search(text) is not None
+            self._hung_up(text)
         if facility == "APIVERSION":
             if found := _FETCH.search(text):
                 self._check_version(int(found[1]))
@@ -130,6 +132,8 @@ class Link(DebugLog):
         """The error of a call that ended before any address had answered or refused."""
         if self.state == "disconnected":
             return Timeout(f"Kafka has stopped answering ({self.servers})", backend="kafka")
+        if self.asks:
+            return errors.no_token(self.servers)
         return self.refusal or errors.no_connection(self.servers, self._last)
 
     def refuse(self, refusal: MessagingError) -> None:
@@ -145,19 +149,31 @@ class Link(DebugLog):
             log.warning("Kafka connection lost (%s): %s", self.servers, self.trouble or error.str())
 
     def _count(self, error: KafkaError) -> None:
-        named = [server for server in self._noes if f"{server}/" in error.str()]
-        for server in named or self._noes:
-            self._noes[server] += 2 if error.code() in _DEFINITE or _is_literal(server) else 1
-        # Two for a name: it may stand for an IPv4 and an IPv6 address, and librdkafka tries one at a time.
-        if all(noes >= 2 for noes in self._noes.values()):
-            self._noes = dict.fromkeys(self._noes, 0)
-            self.refuse(self._refusal(error, named or list(self._noes)))
+        if named := self._said_no(error.str(), definite=error.code() in _DEFINITE):
+            self.refuse(self._refusal(error, named[0]))
 
-    def _refusal(self, error: KafkaError, servers: list[str]) -> MessagingError:
+    def _hung_up(self, text: str) -> None:
+        """Count a server that lets nobody in without a login: of several such nothing else is said."""
+        self._shown_out = _SHOWN_OUT.search(text) is not None
+        if self._shown_out and self.state == "new" and self._said_no(text, definite=True):
+            self.refuse(errors.hung_up(self.servers))
+
+    def _said_no(self, text: str, *, definite: bool) -> list[str]:
+        """Count a no of the addresses that a text names, or of all of them; these, if every address has said no now."""
+        named = [server for server in self._noes if f"{server}/" in text] or list(self._noes)
+        for server in named:
+            self._noes[server] += 2 if definite or _is_literal(server) else 1
+        # Two for a name: it may stand for an IPv4 and an IPv6 address, and librdkafka tries one at a time.
+        if any(noes < 2 for noes in self._noes.values()):
+            return []
+        self._noes = dict.fromkeys(self._noes, 0)
+        return named
+
+    def _refusal(self, error: KafkaError, server: str) -> MessagingError:
         silent = error.code() == KafkaError._ALL_BROKERS_DOWN
         found = ""
         if silent or "certificate verify failed" in error.str():
-            found = self._tls_trouble(servers[0])
+            found = self._tls_trouble(server)
         if silent and not found and self._shown_out:
             return errors.caused(errors.hung_up(self.servers), error)
         return errors.no_connection(self.servers, error, found)

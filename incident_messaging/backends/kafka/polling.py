@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from incident_messaging import topics as names
 from incident_messaging.backends.base import ConsumerSpec, MessageConsumer, Sink
 from incident_messaging.backends.kafka import errors, places
-from incident_messaging.backends.kafka.credentials import Credentials
+from incident_messaging.backends.kafka.credentials import Credentials, Making
 from incident_messaging.backends.kafka.credit import Credit
 from incident_messaging.backends.kafka.link import TopicLog, log
 from incident_messaging.backends.kafka.offsets import Ledger, Partition, Place
@@ -90,7 +90,8 @@ class PollingConsumer(MessageConsumer):
         self._confirming = 0  # calls of `ack` that wait for a commit
         # Only the thread touches what follows.
         self._client: Consumer | None = None
-        self._next: Consumer | None = None  # made of changed certificates, to take over
+        self._making: Making[Consumer] | None = None  # is made of changed certificates
+        self._next: Consumer | None = None  # it is made, to take over
         self._credentials = Credentials(config.kafka)
         self._shaken = False  # the client has met trouble, which may be that it is not let in any more
         self._log = TopicLog()
@@ -200,8 +201,8 @@ class PollingConsumer(MessageConsumer):
 
     def _run(self) -> None:
         try:
-            self._client = self._make_client()
-            while not self._stopping.is_set():
+            self._client = self._first_client()
+            while self._client is not None and not self._stopping.is_set():
                 self._serve(self._client)
         except MessagingError as exc:
             self._fail(exc)
@@ -212,6 +213,17 @@ class PollingConsumer(MessageConsumer):
             self._fail(errors.caused(BackendUnavailable(f"the Kafka consumer died: {exc}", backend="kafka"), exc))
         finally:
             self._leave()
+
+    def _first_client(self) -> Consumer | None:
+        """The client, or none where nobody waits for it any more."""
+        making = Making(self._make_client, self._config.kafka)
+        self._waiting_for = "sasl_oauth_token to return a token"
+        while not making.ended(_SLICE):
+            if self._stopping.is_set():
+                making.give_up()
+                return None
+        self._waiting_for = "the broker"
+        return making.client()
 
     def _serve(self, client: Consumer) -> None:
         """Work with a client until the end, or until another one has taken over."""
@@ -229,9 +241,13 @@ class PollingConsumer(MessageConsumer):
     def _is_outdated(self) -> bool:
         """Whether another client is to take over, since this one has met trouble and certificates have changed."""
         client = self._client
-        if client is not None and self._credentials.outdated(client) and self._shaken and self._next is None:
+        changed = client is not None and self._making is None and self._credentials.outdated(client)
+        if changed and self._shaken and self._next is None:
+            self._making = Making(self._make_client, self._config.kafka)
+        if self._making is not None and self._making.ended(0.0):
+            making, self._making = self._making, None
             try:
-                self._next = self._make_client()
+                self._next = making.client()
             except MessagingError as exc:  # half of the files may be new
                 self._credentials.tell(str(exc))
         return self._next is not None
@@ -458,7 +474,7 @@ class PollingConsumer(MessageConsumer):
         except Exception:
             log.exception("closing of %s failed", self._spec.name)
         finally:
-            self._client = self._next = None
+            self._client = self._next = self._making = None
             with self._changed:
                 self._stopping.set()
                 self._finished.set()

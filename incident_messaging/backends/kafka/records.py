@@ -15,6 +15,9 @@ from confluent_kafka import Message
 from incident_messaging.backends.kafka.link import log
 from incident_messaging.record import NO_HEADERS, Position, RawHeader, Received, Record
 
+#: Bytes that a header takes beside its name and value: a message of a megabyte may have half a million empty ones.
+_PAIR = 128
+
 
 def key_of(record: Record) -> str | bytes | None:
     """The key as it goes out; the client library takes text, too, where it is no more than that."""
@@ -52,9 +55,12 @@ class Arrival(Received):
         self.offset = offset
         self.partition = partition
         self.body = body
-        self.size = 0 if body is None else len(body)
         self.key = None if key is None else key.decode("utf-8", "surrogateescape")
-        self.raw_headers = raw_headers(message)
+        self.raw_headers = raw = raw_headers(message)
+        size = (0 if body is None else len(body)) + (0 if key is None else len(key))
+        for name, value in raw:
+            size += _PAIR + len(name) + (0 if value is None else len(value))
+        self.size = size
         self.suspect = False
         self.starts = 0
 

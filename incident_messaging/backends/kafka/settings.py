@@ -13,6 +13,7 @@ from incident_messaging.backends.base import ConsumerSpec
 from incident_messaging.backends.kafka import errors
 from incident_messaging.backends.kafka.link import log
 from incident_messaging.config import KafkaConfig, MessagingConfig
+from incident_messaging.config.extra import without_files
 from incident_messaging.errors import ConfigurationError
 
 #: librdkafka's own upper limits.
@@ -40,8 +41,13 @@ def connection(config: KafkaConfig) -> dict[str, Any]:
         "socket.keepalive.enable": True,
         "socket.nagle.disable": True,
     }
-    ways_in = (_tls(config) if config.enable_ssl else {}) | (_sasl(config) if config.enable_sasl else {})
-    return {**properties, **ways_in, **config.extra}
+    # Secrets have no name here: a file that cannot be read raises, and a traceback may show a frame's names.
+    return {
+        **properties,
+        **(_tls(config) if config.enable_ssl else {}),
+        **(_sasl(config) if config.enable_sasl else {}),
+        **config.resolve_extra(),
+    }
 
 
 def admin(config: KafkaConfig) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def producer(config: MessagingConfig) -> dict[str, Any]:
         # One at a time: docs/decisions/0009-one-request-in-flight.rst.
         "max.in.flight.requests.per.connection": 1,
         "compression.type": kafka.compression_type,
-        "message.max.bytes": _largest(config),
+        "message.max.bytes": largest(config),
         "message.timeout.ms": timeout,
         "retries": kafka.retries,
         "retry.backoff.max.ms": 1000,
@@ -78,7 +84,7 @@ def producer(config: MessagingConfig) -> dict[str, Any]:
 def consumer(config: MessagingConfig, spec: ConsumerSpec) -> dict[str, Any]:
     """What a consumer needs beside callbacks."""
     kafka = config.kafka
-    largest = _largest(config)
+    most = largest(config)
     properties = connection(kafka) | {
         "group.id": spec.name,
         "enable.auto.commit": False,
@@ -90,9 +96,9 @@ def consumer(config: MessagingConfig, spec: ConsumerSpec) -> dict[str, Any]:
         "fetch.wait.max.ms": _FETCH_WAIT_MS,
         "fetch.queue.backoff.ms": 20,
         "fetch.error.backoff.ms": 100,
-        "fetch.max.bytes": max(52_428_800, largest),
-        "message.max.bytes": largest,
-        "receive.message.max.bytes": max(100_000_000, largest + 1024),
+        "fetch.max.bytes": max(52_428_800, most),
+        "message.max.bytes": most,
+        "receive.message.max.bytes": max(100_000_000, most + 1024),
         "queued.min.messages": 10_000,
         "queued.max.messages.kbytes": 16_384,
     }
@@ -109,10 +115,10 @@ def looker(config: MessagingConfig, name: str) -> dict[str, Any]:
         "allow.auto.create.topics": False,
         "enable.partition.eof": True,
         "fetch.wait.max.ms": _FETCH_WAIT_MS,
-        "receive.message.max.bytes": max(100_000_000, _largest(config) + 1024),
+        "receive.message.max.bytes": max(100_000_000, largest(config) + 1024),
         "queued.max.messages.kbytes": 16_384,
     }
-    return {**properties, **config.kafka.extra}
+    return {**properties, **without_files(config.kafka.extra)}
 
 
 def _membership(config: KafkaConfig) -> dict[str, Any]:
@@ -135,7 +141,8 @@ def is_incremental(config: KafkaConfig) -> bool:
     return config.group_protocol == "consumer" or not config.exact_group_id
 
 
-def _largest(config: MessagingConfig) -> int:
+def largest(config: MessagingConfig) -> int:
+    """What a message may take on its way, all that Kafka adds to it included."""
     return min(_MOST_BYTES - 1024, config.max_message_size + _FRAMING)
 
 
@@ -200,4 +207,4 @@ def _given(properties: dict[str, Any]) -> dict[str, Any]:
 def _with_extra(properties: dict[str, Any], config: KafkaConfig, *, debug: str) -> dict[str, Any]:
     # Some things librdkafka tells in its log alone (link.py).
     debug = f"{config.extra['debug']},{debug}" if "debug" in config.extra else debug
-    return {**properties, **config.extra, "debug": debug}
+    return {**properties, **without_files(config.extra), "debug": debug}

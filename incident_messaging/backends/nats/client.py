@@ -48,6 +48,7 @@ class Client(NatsPyClient):
         self.shortcut: tuple[bytes, Shortcut] | None = None
         self.on_down = on_down
         self._tls_wanted = tls
+        self._ending: asyncio.Task[None] | None = None
         self._ps = _SafeParser(self)
 
     # -- ours -------------------------------------------------------------------------------------------
@@ -77,6 +78,12 @@ class Client(NatsPyClient):
             writer = getattr(transport, name, None)
             if writer is not None:
                 writer.transport.abort()
+
+    def end(self) -> None:
+        """Drop the connection for good, with the session of a WebSocket, which nats-py leaves open."""
+        self.abort()
+        if isinstance(self._transport, WebSocketTransport) and self._transport._client is not None:
+            self._ending = asyncio.get_running_loop().create_task(self._transport._client.close())
 
     def is_stuck(self) -> bool:
         """Whether the client claims to work and one of its tasks is dead."""

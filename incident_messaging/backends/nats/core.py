@@ -81,6 +81,7 @@ class CoreConsumer(MessageConsumer):
         self._sink = sink
         self._credit = Credit(spec.prefetch, spec.prefetch_bytes)
         self._backlog: deque[CoreMessage] = deque()
+        self._backlog_size = 0
         self._unsettled: set[Received] = set()
         self._handing_over = False
         self._missed = 0
@@ -145,12 +146,13 @@ class CoreConsumer(MessageConsumer):
             self._tools.connection.forget(self._sid)
 
     def _message(self, subject: str, _reply: str, body: bytes, headers: bytes | None) -> None:
-        if len(self._backlog) >= self._spec.prefetch * _BACKLOG:
+        if len(self._backlog) >= self._spec.prefetch * _BACKLOG or self._backlog_size >= self._spec.prefetch_bytes:
             self._miss()
             return
         message = CoreMessage(subject, headers, body)
         message.timestamp = time.time()
         self._backlog.append(message)
+        self._backlog_size += message.size
         if not self._handing_over:
             self._handing_over = True
             asyncio.get_running_loop().call_soon(self._hand_over)
@@ -165,6 +167,7 @@ class CoreConsumer(MessageConsumer):
         self._handing_over = False
         batch = [] if self._over else self._credit.take(self._backlog)
         self._unsettled.update(batch)
+        self._backlog_size -= sum(message.size for message in batch)
         if batch:
             self._sink.deliver(batch)
         if self._missed and not self._backlog:

@@ -116,14 +116,14 @@ async def dial(
         await attempt
         _check(client)
         if config.delivery == "jetstream" and not await _hears(client, inbox, troubles, patience):
-            client.abort()
+            client.end()
             return Refusal("unauthorized", f"no right to subscribe to {inbox}.>, where answers come", address=bare(url))
         return client
     except (ConfigurationError, asyncio.CancelledError):
-        client.abort()
+        client.end()
         raise
     except Exception as exc:
-        client.abort()
+        client.end()
         return _explained(config, client, troubles[-1] if troubles else exc, bare(url))
     finally:
         attempt.cancel()
@@ -178,7 +178,7 @@ async def hang_up(client: Client, patience: float) -> None:
         await asyncio.wait({task}, timeout=_TIDY_SECS)
     finally:
         task.cancel()
-        client.abort()  # a reconnect that was under way may have made a new connection since
+        client.end()  # a reconnect that was under way may have made a new connection since
 
 
 def _check(client: Client) -> None:

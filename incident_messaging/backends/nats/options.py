@@ -90,6 +90,8 @@ def refusal(exc: BaseException, address: str = "") -> Refusal:
     if isinstance(exc, Unusable):
         raise ConfigurationError(str(exc), backend="nats")
     _forget_frames(exc)
+    # aiohttp, where a WebSocket could not be made, wraps what happened.
+    exc = getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None) or exc
     if isinstance(exc, ssl.SSLError):
         return Refusal("tls", _tls_words(exc), cause=exc, address=address)
     if isinstance(exc, nats.errors.SecureConnWantedError):

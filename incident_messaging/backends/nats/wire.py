@@ -66,7 +66,7 @@ class Message(Received):
         self.topic = subject
         self.block = block
         self.body = body
-        self.size = len(body)
+        self.size = len(body) if block is None else len(body) + len(block)
         self.known = True
         self.suspect = False
         self.starts = 0
