@@ -169,13 +169,18 @@ def test_batches_that_a_topic_refuses(ward: Ward) -> None:
     ward.make(orders={"max.message.bytes": "200000"})
     messages = [base64.b64encode(os.urandom(30_000)).decode() for _ in range(100)]
     with ward.service(max_message_size=200_000) as service:
+        assert service.publish_batch("orders", messages).published == 100
+    assert ward.ask("--topic", "orders", max_message_size=200_000).worst("message size")["severity"] == "ok"
+    large = {"max_message_size": 200_000, "kafka.extra": '{"batch.size": 1000000}'}
+    extra = {"bootstrap_servers": ward.servers, "extra": {"batch.size": 1_000_000}}
+    with ward.service(max_message_size=200_000, kafka=extra) as service:
         with pytest.raises(PublishFailed, match="as too large"):
             service.publish_batch("orders", messages)
-        finding = ward.ask("--topic", "orders", max_message_size=200_000).worst("message size")
+        finding = ward.ask("--topic", "orders", **large).worst("message size")
         assert (finding["severity"], "batches of up to 265,536 bytes" in finding["what"]) == ("warning", True)
         doctor_kit.carry_out_on_kafka(finding["remedy"], admin_of(ward.servers))
         assert service.publish_batch("orders", messages).published == 100
-    assert ward.ask("--topic", "orders", max_message_size=200_000).worst("message size")["severity"] == "ok"
+    assert ward.ask("--topic", "orders", **large).worst("message size")["severity"] == "ok"
 
 
 def test_a_topic_that_is_missing(ward: Ward) -> None:

@@ -19,9 +19,6 @@ from incident_messaging.errors import MessagingError
 
 #: Seconds that a topic should keep messages at least: a night's outage.
 _A_DAY = 86_400.0
-#: librdkafka's ``batch.size`` where ``kafka.extra`` has none, and what Kafka puts before a batch.
-_BATCH = 1_000_000
-_BATCH_HEAD = 100
 #: Beyond so many seconds a group's place need not be kept: nobody comes back.
 _A_WEEK = 7 * _A_DAY
 
@@ -221,7 +218,9 @@ def sizes(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Findi
     if most >= message:
         what = f"{topic.name}: max.message.bytes is {most:,}, and small messages go in batches of up to {batch:,} bytes"
         yield warning(
-            what, f'{mend}; or kafka.extra = {{"batch.size": {most - _BATCH_HEAD}}}', "the whole batch is refused"
+            what,
+            f'{mend}; or kafka.extra = {{"batch.size": {most - settings.BATCH_HEAD}}}',
+            "the whole batch is refused",
         )
         return
     found = broken if topic.name == checkup.dead_letters else warning
@@ -231,7 +230,7 @@ def sizes(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Findi
 
 def batch_bytes(config: MessagingConfig) -> int:
     """What a batch of messages may have."""
-    return min(int(config.kafka.extra.get("batch.size", _BATCH)), settings.largest(config))
+    return min(int(config.kafka.extra.get("batch.size", settings.batch_size(config))), settings.largest(config))
 
 
 def age(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from incident_messaging.config import KafkaConfig, MessagingConfig
 from incident_messaging.config.extra import without_files
 from incident_messaging.errors import ConfigurationError
 
+#: librdkafka's ``batch.size`` by default, what is worth a request, and what Kafka puts before a batch.
+_BATCH, _SMALL_BATCH, BATCH_HEAD = 1_000_000, 65_536, 100
 #: librdkafka's own upper limits.
 _MOST_BYTES = 1_000_000_000
 _MOST = 2_147_483_647
@@ -71,6 +73,7 @@ def producer(config: MessagingConfig) -> dict[str, Any]:
         "retries": kafka.retries,
         "retry.backoff.max.ms": 1000,
         "linger.ms": 0,
+        "batch.size": batch_size(config),
         # Keys land where Java's clients put them, so that other services' order per key is ours too.
         "partitioner": "murmur2_random",
         "topic.metadata.propagation.max.ms": min(2000, timeout),
@@ -139,6 +142,11 @@ def _membership(config: KafkaConfig) -> dict[str, Any]:
 def is_incremental(config: KafkaConfig) -> bool:
     """Whether a group's partitions are given and taken one by one, not all at every change."""
     return config.group_protocol == "consumer" or not config.exact_group_id
+
+
+def batch_size(config: MessagingConfig) -> int:
+    """Bytes of messages that go together: a broker compares them with its limit for one message, and refuses all."""
+    return min(_BATCH, max(_SMALL_BATCH, config.max_message_size - BATCH_HEAD))
 
 
 def largest(config: MessagingConfig) -> int:
