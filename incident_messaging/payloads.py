@@ -63,6 +63,7 @@ def _variant_reader(variant: type[IncidentEvent]) -> Read:
     names = [field.name for field in attrs.fields(variant)]
     values: Callable[[Any], tuple[Any, ...]] = operator.itemgetter(*names)
     read_built = _text_reader(variant, names) if all(field.type == "str" for field in attrs.fields(variant)) else None
+    defaults = {field.name: field.default for field in attrs.fields(variant) if field.default is not attrs.NOTHING}
 
     def read(payload: dict[str, Any]) -> IncidentEvent:
         try:
@@ -70,7 +71,8 @@ def _variant_reader(variant: type[IncidentEvent]) -> Read:
         except KeyError as error:
             raise ValueError(f"{_TAGS[variant]} without {error}") from None
 
-    return read
+    # A version without the field has written the message.
+    return (lambda payload: read({**defaults, **payload})) if defaults else read
 
 
 def _text_reader(variant: type[IncidentEvent], names: Sequence[str]) -> Callable[[dict[str, Any]], Any]:

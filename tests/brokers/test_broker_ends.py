@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 from broker_waits import eventually, gone
+
+from incident_messaging.brokers.__main__ import main
+from incident_messaging.brokers.ports import free_port
 
 Python = Callable[..., subprocess.Popen[str]]
 
@@ -94,15 +99,17 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_broker(python: Python) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_line_runs_both_until_a_signal(python: Python, number: signal.Signals) -> None:
-    command = python("-m", "incident_messaging.brokers")
+@pytest.mark.parametrize(("number", "are_given"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_the_command_line_runs_both_until_a_signal(python: Python, number: signal.Signals, are_given: bool) -> None:
+    nats, kafka = (free_port(), free_port()) if are_given else ("", "")
+    ports = ["--nats-port", str(nats), "--kafka-port", str(kafka)] if are_given else []
+    command = python("-m", "incident_messaging.brokers", *ports)
     try:
         assert command.stdout is not None
         lines = [command.stdout.readline() for _ in range(4)]
         text = "".join(lines)
-        assert "nats://127.0.0.1:" in text
-        assert "Kafka  127.0.0.1:" in text
+        assert f"nats://127.0.0.1:{nats}" in text
+        assert f"Kafka  127.0.0.1:{kafka}" in text
         children = psutil.Process(command.pid).children()
         assert len(children) == 4, "two brokers, two guards"
         command.send_signal(number)
@@ -111,3 +118,44 @@ def test_the_command_line_runs_both_until_a_signal(python: Python, number: signa
         command.kill()
     assert (command.returncode, errors) == (0, "")
     assert all(gone(child.pid) for child in children)
+
+
+def test_the_command_line_tells_what_it_takes_and_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert {"--nats-port", "--kafka-port", "4222", "9092"} <= set(re.split(r"[\s;,]+", said)), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--nats-port", "70000"],
+            "argument --nats-port: '70000' is no port: allowed is a whole number from 1 to 65535",
+        ),
+        (["--kafka-port", "kafka"], "argument --kafka-port: 'kafka' is no port"),
+        (["--kafka-port", "0"], "argument --kafka-port: '0' is no port"),
+        (["9092"], "unrecognized arguments: 9092"),
+    ],
+)
+def test_the_command_line_refuses_what_it_does_not_take(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert told in err
+
+
+def test_the_command_line_names_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        assert main(["--nats-port", str(port)]) == 1
+    err = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in err
+    assert "ddress already in use" in err

@@ -35,14 +35,6 @@ CHANGES = {
         ),
         ("        AlertCorrelated,\n    )\n}", "        AlertCorrelated,\n        IncidentReopened,\n    )\n}"),
     ],
-    "payloads.py": [
-        (
-            "    def read(payload: dict[str, Any]) -> IncidentEvent:\n",
-            "    fields = attrs.fields(variant)\n"
-            "    defaults = {field.name: field.default for field in fields if field.default is not attrs.NOTHING}\n\n"
-            "    def read(payload: dict[str, Any]) -> IncidentEvent:\n        payload = {**defaults, **payload}\n",
-        )
-    ],
 }
 
 

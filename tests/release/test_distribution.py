@@ -88,6 +88,25 @@ def test_both_have_all_of_the_package_and_nothing_else(built: Mapping[str, Path]
     assert any(re.search(r"dist-info/(licenses/)?LICENSE$", name) for name in in_wheel)
 
 
+def code(text: str) -> list[str]:
+    return re.findall(r"```.*?```", text, re.DOTALL)
+
+
+def test_the_text_for_the_index_needs_no_checkout(built: Mapping[str, Path]) -> None:
+    """An index resolves no link into the source, and its readers have no tox."""
+    readme = (TOP / "README.md").read_text("utf-8")
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        text = wheel.read(metadata).decode().partition("\n\n")[2]
+    assert text.startswith(readme[:200])
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) == []
+    assert [line for line in text.splitlines() if "docs/" in line or "tox" in line or "checkout" in line] == []
+    kept = code(re.sub(r"<!-- checkout -->.*?<!-- /checkout -->", "", readme, flags=re.DOTALL))
+    assert code(text) == kept
+    assert len(kept) > 3
+    assert "a transactional outbox" in text
+
+
 def test_it_works_where_nothing_else_is(clean: Path, built: Mapping[str, Path]) -> None:
     said = run(clean / "python", "-I", "-c", PUBLISHES)
     where, _, title = said.strip().partition(" ")

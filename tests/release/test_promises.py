@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waiting import until
 from wire_raw import Message, Raw
-from wire_record import PREFIX, PROMISES, SAMPLES, envelope, names, publish
+from wire_record import PREFIX, PROMISES, SAMPLES, envelope, main, names, publish
 
 from incident_messaging import IncidentEvent, MessagingConfig, MessagingService
 
@@ -55,6 +55,15 @@ def missing(old: Any, new: Any, where: str = "") -> list[str]:
 
 def test_this_version_has_its_file() -> None:
     assert version("incident-messaging") in {path.stem for path in VERSIONS}, "python tests/release/wire_record.py"
+
+
+def test_a_file_that_is_there_is_not_made_anew_by_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("wire_record.PROMISES", tmp_path)
+    kept = tmp_path / f"{version('incident-messaging')}.json"
+    kept.write_text("kept")
+    with pytest.raises(SystemExit, match=f"{kept.name} is there"):
+        main([])
+    assert kept.read_text() == "kept"
 
 
 @pytest.mark.parametrize("kind", ["api", "errors", "options", "metrics"])

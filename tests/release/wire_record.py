@@ -1,5 +1,7 @@
 """Keep what a version promises: ``tox exec -e tests -- python tests/release/wire_record.py``, once for each release.
 
+A version that has its file gets it anew only with ``--again``, since ids and times in it are then others.
+
 Writes ``promises/<version>.json``: messages as they are on both brokers, a dead letter, the brokers' names of groups,
 and the names of the API, of options and of metrics. The tests hold every later version to all of these files.
 """
@@ -108,14 +110,16 @@ def names() -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    target = PROMISES / f"{version('incident-messaging')}.json"
+    if target.exists() and arguments != ["--again"]:
+        sys.exit(f"{target.name} is there; where that version is not released yet, --again makes it anew")
     with NatsServer() as server, KafkaBroker() as broker:
         raws = (RawNats(server.url), RawKafka(broker.bootstrap_servers))
         brokers = {raw.name: messages(raw, {**raw.settings, "topic_prefix": PREFIX}) for raw in raws}
     PROMISES.mkdir(exist_ok=True)
-    target = PROMISES / f"{version('incident-messaging')}.json"
     target.write_text(json.dumps({**names(), "brokers": brokers}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from incident_messaging import payloads
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.events import (
     VARIANTS,
@@ -168,3 +169,31 @@ def test_an_unknown_variant_keeps_what_it_brought() -> None:
     assert event.data == {"into": "INC-2"}
     assert pickle.loads(pickle.dumps(event)) == event
     assert hash(event) == hash(copy.deepcopy(event))
+
+
+@attrs.frozen(slots=False)
+class OfText(IncidentEvent):
+    """What a later version may make of a variant: one field more."""
+
+    reason: str = attrs.field()
+    added: str = attrs.field(default="nowhere")
+
+
+@attrs.frozen(slots=False)
+class OfNumbers(IncidentEvent):
+    reason: str = attrs.field()
+    added: int = attrs.field(default=7)
+
+
+@pytest.mark.parametrize(("variant", "given"), [(OfText, "north"), (OfNumbers, 8)])
+def test_a_field_with_a_default_may_be_missing_on_the_wire(
+    variant: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(payloads._TAGS, variant, "Later")
+    read = payloads._variant_reader(variant)
+    older = {"type": "Later", "incident_id": "INC-1", "reason": "again"}
+
+    assert read(older) == variant("INC-1", "again")
+    assert read({**older, "added": given}) == variant("INC-1", "again", given)
+    with pytest.raises(ValueError, match="Later without 'reason'"):
+        read({"type": "Later", "incident_id": "INC-1"})
