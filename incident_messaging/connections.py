@@ -73,20 +73,25 @@ class Connections:
         with self._lock:
             if self.closed:
                 raise BackendUnavailable("the messaging service is closed", code="closed")
-            if backend not in self._outlets:
-                if not self._outlets:
-                    lifecycle.check_threads()  # again: some servers change the threads after the import
-                    lifecycle.check_forks()
-                    self._used()  # what it is handed must be sent at the end, also where nobody holds it
-                    lifecycle.closes_at_exit()
-                    self._timer.submit(self._look_again, LOOK_EVERY)
-                window = Window(self._config.max_in_flight, self._config.max_in_flight_bytes)
-                with lifecycle.IMPORTING:
-                    broker = make(backend, self._config)
-                ledger = Ledger(broker.name, window, self._meter)
-                broker.told = ledger.settle
-                self._outlets[backend] = Outlet(backend, broker, window, ledger)
-            return self._outlets[backend]
+            if backend in self._outlets:
+                return self._outlets[backend]
+            outlet = self._outlets[backend] = self._make(backend)
+        self._meter.connected(outlet.broker.name, 0, users=1)  # from now on the broker is missed
+        return outlet
+
+    def _make(self, backend: MessagingBackend) -> Outlet:
+        if not self._outlets:
+            lifecycle.check_threads()  # again: some servers change the threads after the import
+            lifecycle.check_forks()
+            self._used()  # what it is handed must be sent at the end, also where nobody holds it
+            lifecycle.closes_at_exit()
+            self._timer.submit(self._look_again, LOOK_EVERY)
+        window = Window(self._config.max_in_flight, self._config.max_in_flight_bytes)
+        with lifecycle.IMPORTING:
+            broker = make(backend, self._config)
+        ledger = Ledger(broker.name, window, self._meter)
+        broker.told = ledger.settle
+        return Outlet(backend, broker, window, ledger)
 
     def broadcasts(self, backend: MessagingBackend) -> Broadcasts:
         """The shared broadcasts of a backend."""
@@ -141,6 +146,8 @@ class Connections:
             if unfinished := outlet.broker.close(deadline):
                 left.append(f"{unfinished} publishes to {outlet.broker.name} without an outcome")
         self.look()
+        for outlet in self.outlets():
+            self._meter.connected(outlet.broker.name, 0, users=-1)
         return left
 
     def leak(self) -> None:

@@ -8,6 +8,7 @@ and the child does not inherit one that nobody will release.
 from __future__ import annotations
 
 import collections
+import os
 import threading
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -143,6 +144,7 @@ def after_fork_in_child() -> None:
         return
     for gauge in (MESSAGING_METRICS.active_connections, MESSAGING_METRICS.stalled):
         gauge.clear()
+    _users.clear()
 
 
 #: The instruments of this process, in prometheus_client's default registry.
@@ -152,6 +154,9 @@ MESSAGING_METRICS = MessagingMetrics()
 _REMEMBERED = 100_000
 
 _topics_seen: set[str] = set()
+
+#: Services of this process that use a broker, by backend; kept as the instruments are, under the lock.
+_users: collections.Counter[str] = collections.Counter()
 
 
 class Meter:
@@ -217,11 +222,22 @@ class Meter:
             with LOCK:
                 self._child(MESSAGING_METRICS.stalled, topic, backend).inc(change)
 
-    def connected(self, backend: str, change: int) -> None:
-        """A broker was connected (+1) or let go (-1)."""
-        if self._enabled:
-            with LOCK:
-                MESSAGING_METRICS.active_connections.labels(backend=backend).inc(change)
+    def connected(self, backend: str, change: int, *, users: int = 0) -> None:
+        """A broker was connected (+1) or let go (-1); a service came to use one (``users`` +1) or was closed (-1).
+
+        Zero says that a broker is missed, so where no service uses one any more there is no zero either. In
+        prometheus_client's multiprocess mode one that was there stays: its files have no way to take one away.
+        """
+        if not self._enabled:
+            return
+        with LOCK:
+            gauge = MESSAGING_METRICS.active_connections
+            child = gauge.labels(backend=backend)
+            child.inc(change)
+            _users[backend] += users
+            missed = _users[backend] or child._value.get()  # not zero where a look of before the close comes after it
+            if not missed and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+                gauge.remove(backend)
 
     def _inc(self, instrument: str, topic: str, backend: str, *more: str) -> None:
         if self._enabled:

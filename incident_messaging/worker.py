@@ -23,7 +23,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from incident_messaging.errors import ConfigurationError
 from incident_messaging.service import MessagingService
 
-__all__ = ["logs_somewhere", "probes", "run"]
+__all__ = ["logs_somewhere", "probes", "run", "serving"]
 
 log = logging.getLogger("incident_messaging")
 
@@ -58,7 +58,7 @@ def run(
     waiting = service.health().waiting_handlers
     if not waiting:
         raise ConfigurationError("no handler is declared: put @service.handler(topic, type) before a function")
-    with nullcontext() if port is None else _serving(probes(service), host, port):
+    with nullcontext() if port is None else serving(service, host, port):
         log.info("worker: starting %d handlers", waiting)
         left = service.run_until_signal(timeout=timeout, concurrency=concurrency)
         log.info("worker: ended")
@@ -127,7 +127,13 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def _serving(application: Wsgi, host: str, port: int) -> Iterator[None]:
+def serving(service: MessagingService, host: str, port: int) -> Iterator[None]:
+    """Serve `probes` of a service in the block, on a thread of its own.
+
+    Raises:
+        ConfigurationError: The port cannot be had, or as `probes`.
+    """
+    application = probes(service)
     try:
         server = make_server(host, port, application, _Server6 if ":" in host else ThreadingWSGIServer, _Quiet)
     except (OSError, OverflowError) as exc:

@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from outbox_kit import HERE, PATIENCE, Lab
+from waiting import until
+
+from incident_messaging.brokers.ports import free_port
 
 NewLab = Callable[..., Lab]
 
@@ -46,6 +50,32 @@ def test_the_relay_runs_until_it_is_asked_to_end_and_takes_back_what_it_put_asid
     assert says(manage(lab, "relay_incidents", "--retry-failed")) == "1 messages are tried again\n"
     lab.do("relay")
     assert lab.arrived() == [("a", 0), ("a", 2), ("a", 1)]
+
+
+def test_a_relay_says_on_its_port_how_it_is_and_what_it_has_done(new_lab: NewLab) -> None:
+    lab = new_lab("django", "sqlite", "nats")
+    lab.do("write", messages=[{"key": "a", "n": n} for n in range(3)])
+    port = free_port()
+
+    def page(path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=PATIENCE) as answer:
+                return answer.read().decode()
+        except OSError:  # not yet, or not ready
+            return ""
+
+    relay = manage(lab, "relay_incidents", "--poll-interval", "0.05", "--port", str(port))
+    try:
+        assert until(lambda: "messaging_outbox_relayed_total 3.0" in page("metrics"), PATIENCE)
+        assert 'messaging_active_connections{backend="nats"} 1.0' in page("metrics")
+        assert '"ok": true' in page("readyz")
+        taken = says(manage(lab, "relay_incidents", "--port", str(port)), 1)
+        assert f"CommandError: port {port} on 127.0.0.1 cannot be had" in taken
+        assert "Traceback" not in taken
+    finally:
+        relay.terminate()
+    says(relay)
+    assert page("metrics") == ""
 
 
 def test_what_a_relay_cannot_work_with_is_one_line(new_lab: NewLab) -> None:
