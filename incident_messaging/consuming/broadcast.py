@@ -154,7 +154,7 @@ class Reader(MessageConsumer):
         with self._lock:
             if self._over:
                 return
-            idle = self._unread == 0  # of what comes then a single message may be too large
+            idle = self._unread <= 1  # one in hand and one behind it are let in, however large
             self._unread += len(batch)
             self._unread_size += sum(message.size for message in batch)
             behind = self._behind(idle=idle)

@@ -140,3 +140,16 @@ def test_a_source_that_takes_its_time_holds_up_neither_reports_nor_messages(
             source.gate.set()
             assert until(lambda: "the producer has read them anew" in caplog.text, PATIENCE)
             service.publish("renewed", {"n": 50})
+
+
+def test_a_refresh_that_hangs_holds_up_no_close(on_kafka: Make) -> None:
+    """A client waits for its threads when it is freed: one of them is in the source."""
+    source = Source(seconds=REAUTH_MS / 1000)
+    service = on_kafka("SASL_BARE", **source.fields())
+    service.publish("hung", {}, timeout=PATIENCE)
+    asked = len(source.asked_by)
+    source.gate.clear()
+    assert until(lambda: len(source.asked_by) > asked, PATIENCE), "librdkafka wants the next one"
+    with takes(at_most=1.0 + 4.0):
+        service.close(1.0)
+    source.gate.set()

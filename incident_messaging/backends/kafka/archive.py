@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from incident_messaging.backends.base import Archive
 from incident_messaging.backends.kafka import errors, settings
+from incident_messaging.backends.kafka.credentials import Making
 from incident_messaging.backends.kafka.link import DebugLog, log
 from incident_messaging.backends.kafka.records import Arrival, raw_headers
 from incident_messaging.config import MessagingConfig
@@ -130,10 +131,21 @@ class TopicArchive(Archive):
 
     def _made(self, make: Callable[[], _T]) -> _T:
         """A client; ``make`` has no name for the properties: a traceback may show a frame's names."""
-        try:
+        kafka, patience = self._config.kafka, Deadline.after(self._patience)
+
+        def checked() -> _T:
+            errors.check_token(kafka.bootstrap_servers, kafka.sasl_oauth_token)
             return make()
+
+        try:
+            making = Making(checked, kafka)
+            while not making.ended(patience.wait(_SLICE)):
+                if patience.over:
+                    making.give_up()
+                    raise errors.no_token(kafka.bootstrap_servers)
+            return making.client()
         except KafkaException as exc:
-            raise errors.not_created(self._config.kafka.bootstrap_servers, exc) from exc
+            raise errors.not_created(kafka.bootstrap_servers, exc) from exc
 
     def _ends(self) -> dict[int, tuple[int, int]]:
         client = self._connected()

@@ -8,6 +8,7 @@ the record is *held* here: what never reached librdkafka can be given up without
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from incident_messaging.backends.kafka.archive import TopicArchive
 from incident_messaging.backends.kafka.consumer import consumer_for
 from incident_messaging.backends.kafka.credentials import Credentials, Making
 from incident_messaging.backends.kafka.diagnosis import tls_trouble
-from incident_messaging.backends.kafka.link import Link, log
+from incident_messaging.backends.kafka.link import Link, let_go, log
 from incident_messaging.backends.kafka.pending import PendingRecords
 from incident_messaging.backends.kafka.polling import GRACE, PollingConsumer
 from incident_messaging.backends.kafka.records import header_pairs, key_of
@@ -51,6 +52,8 @@ _HELPER: Final = "incident-messaging-kafka-topics"
 _QUICK = 0.005
 #: How often the reports thread looks after the rest, where reports follow one another more quickly.
 _LOOK = 0.01
+#: How long a producer that may write nothing is left away while nothing is to be written.
+_PARKED = 15.0
 #: How long to leave a broker alone after a fatal error.
 _REST = 1.0
 #: How long a look waits whether a broker is back.
@@ -94,6 +97,7 @@ class KafkaBroker(MessageProducer):
         self._bursting: int | None = None  # the thread that is told of many reports
         self._lost = 0
         self._next_look = 0.0
+        self._refused_for: int | None = None  # the code of the last denial
 
     # What the contract asks for.
 
@@ -286,25 +290,23 @@ class KafkaBroker(MessageProducer):
             self._client = making.client()
 
     def _new_client(self) -> Producer:
-        self._ask_for_token()
+        source = self._config.kafka.sasl_oauth_token
+        self._link.asks = source is not None  # librdkafka asks once more
         try:  # no name for the properties: a traceback may show a frame's names, and they hold secrets
+            errors.check_token(self._link.servers, source)
             with self._credentials.used():
                 return Producer(settings.producer(self._config) | {"error_cb": self._link.error}, logger=self._link)
         except MessagingError:
             raise
         except (KafkaException, ValueError, TypeError) as exc:
             raise errors.not_created(self._link.servers, exc) from exc
-
-    def _ask_for_token(self) -> None:
-        source = self._config.kafka.sasl_oauth_token
-        self._link.asks = source is not None
-        try:
-            errors.check_token(self._link.servers, source)
         finally:
             self._link.asks = False
 
     def _turn(self) -> None:
-        assert self._client is not None
+        if self._client is None:  # none was made any more, and a record is just being refused
+            time.sleep(_QUICK)
+            return
         refusals, is_new = self._link.refusals, not self._link.connected_once
         try:
             self._poll(_QUICK if is_new else _SLICE)
@@ -348,17 +350,23 @@ class KafkaBroker(MessageProducer):
 
     def _replace(self, error: KafkaError) -> None:
         """Make a new producer; what is in the old one has an unknown outcome."""
-        log.warning("Kafka producer is replaced after a fatal error: %s", error.str())
+        level = logging.DEBUG if error.code() == self._refused_for else logging.WARNING
+        log.log(level, "Kafka producer is replaced after a fatal error: %s", error.str())
         self._refusing = error if error.code() in errors.DENIED else None
+        self._refused_for = error.code() if self._refusing is not None else None
         self._purge()
+        gone: list[Any] = []
         with self._lock:
-            self._client = None
+            gone.append(self._client)
+            self._client = self._making = None
             refused = self._pending.all() if self._refusing is not None else []
         denied, self._refusing = self._refusing is not None, None
+        let_go(gone)
         for parcel in refused:
             self._finish(parcel, errors.publish(error, parcel.topic))
         self._rest(_REST)
-        while denied and not self._held and not self._is_over():
+        parked = Deadline.after(_PARKED)  # without a client nobody sees how the broker is
+        while denied and not self._held and not parked.over and self._closing is None:
             self._rest(_SLICE)  # it would be refused again: wait for somebody who wants it
         self._make_client()
 
@@ -391,10 +399,14 @@ class KafkaBroker(MessageProducer):
             self._end_overdue()
         if self._is_over():
             self._purge()
+        gone: list[Any] = []
         with self._lock:
+            if self._leaving is not client:
+                gone.append(self._leaving)
             self._leaving, self._client = None, client
             taken, self._taken_back = self._taken_back, []
             self._hold_first([parcel for parcel in taken if parcel in self._pending])
+        let_go(gone)
 
     def _hold_first(self, taken: Sequence[Parcel]) -> None:
         """Hold records that a client has given back, before those that came later. The lock is held."""
@@ -451,13 +463,18 @@ class KafkaBroker(MessageProducer):
 
     def _give_up(self, *, last: bool = False) -> int:
         """End all that is left; ``last``: the reports thread ends, and who sends from now on starts another."""
+        gone: list[Any] = []
         with self._changed:
             left = self._pending.all()
             if last:
+                gone.append(self._client)
+                if self._making is not None and not self._making.ended(0.0):
+                    self._making.give_up()
                 self._client = self._making = self._reports = None
                 self._changed.notify_all()
         for parcel in left:
             self._finish(parcel, self._overdue(parcel))
+        gone.clear()  # not under the lock: librdkafka waits for its own threads
         return len(left)
 
     def _await_end(self, deadline: Deadline) -> bool:
@@ -471,23 +488,31 @@ class KafkaBroker(MessageProducer):
     def _run_helper(self) -> None:
         """What has to wait for an answer of the broker, while the reports go on."""
         while (task := self._next_task()) is not None:
-            client, topic = task
-            try:
-                if topic is None:
-                    client.list_topics(timeout=_PROBE)
-                    self._link.up()
-                else:
-                    exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
-                    self._release(topic, None if exists else errors.no_topic(topic))
-                    if topic in self._held:
-                        time.sleep(_SLICE)
-            except KafkaException as exc:
-                error = errors.of(exc)
-                if topic is None or errors.passes(error):
-                    self._link.trouble = error.str()
+            self._help(*task)
+            owned: list[Any] = [task[0]]
+            del task
+            if owned[0] is self._client:
+                owned.clear()
+            else:  # it was replaced meanwhile, and this is its last owner
+                let_go(owned)
+
+    def _help(self, client: Producer, topic: str | None) -> None:
+        try:
+            if topic is None:
+                client.list_topics(timeout=_PROBE)
+                self._link.up()
+            else:
+                exists = self._topics.ensure(topic, client.list_topics, _ANSWER)
+                self._release(topic, None if exists else errors.no_topic(topic))
+                if topic in self._held:
                     time.sleep(_SLICE)
-                else:
-                    self._release(topic, errors.not_made(topic, error))
+        except KafkaException as exc:
+            error = errors.of(exc)
+            if topic is None or errors.passes(error):
+                self._link.trouble = error.str()
+                time.sleep(_SLICE)
+            else:
+                self._release(topic, errors.not_made(topic, error))
 
     def _next_task(self) -> tuple[Producer, str | None] | None:
         with self._changed:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar, cast
 
+from confluent_kafka import KafkaException
+
 from incident_messaging.backends.kafka.link import log
 from incident_messaging.config import KafkaConfig
 from incident_messaging.config.extra import is_file
 from incident_messaging.deadline import now
-from incident_messaging.errors import ConfigurationError
+from incident_messaging.errors import BackendUnavailable, ConfigurationError
 
 #: Seconds between two looks at the files.
 _LOOK: Final = 1.0
@@ -75,7 +77,7 @@ class Credentials:
             return
         try:
             client.set_sasl_credentials(self._config.sasl_username, self._config.resolve_sasl_password())
-        except ConfigurationError as exc:
+        except (ConfigurationError, KafkaException) as exc:
             self.tell(str(exc))
             return
         self._password, self._told = stamp, ""
@@ -120,6 +122,10 @@ class Making(Generic[_T]):
             self._made = self._make()
         except Exception as exc:
             self._error = exc
+        except BaseException as exc:
+            if self._thread is None:
+                raise  # Ctrl-C
+            self._error = BackendUnavailable(f"the Kafka client could not be made: {exc!r}", backend="kafka")
 
 
 def _names_a_file(name: str) -> bool:

@@ -170,7 +170,7 @@ def check_token(servers: str, token: Callable[[], object] | None) -> None:
         checked_token(token())
     except ConfigurationError:
         raise
-    except Exception as exc:
+    except BaseException as exc:  # it is asked on a thread of its own, where sys.exit would end nothing else
         text = f"Kafka login failed: sasl_oauth_token raised {type(exc).__name__}: {exc} ({servers})"
         raise ConnectionFailed(text, code="unauthorized", backend="kafka") from exc
 

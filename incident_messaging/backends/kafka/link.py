@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Final, Literal
 
 from confluent_kafka import KafkaError
 
@@ -24,12 +25,31 @@ _FETCH = re.compile(r"ApiKey Fetch \(1\) Versions \d+\.\.(\d+)")
 #: A topic's id in the broker's metadata differs from the one before; logged with ``debug=topic``.
 _REMADE = re.compile(r"Topic (\S+) changed id from (\S+) to ")
 _NO_ID = "A" * 22
+_ENDING: Final = "incident-messaging-kafka-end"
 #: A server that asks for a login takes the first request, and hangs up at the second where there is none.
 _SHOWN_OUT = re.compile(r"Disconnected\b.*closed by peer.* in state UP[,)]")
 #: Fetch 15 came with Kafka 3.5 (KIP-903), the oldest that is supported.
 _OLDEST_FETCH = 15
 #: Failures that say no for the whole server, not for one of the addresses behind its name.
 _DEFINITE = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})
+
+
+#: Clients whose end nobody waits for, where no thread could be had for it.
+_kept: list[list[Any]] = []
+
+
+def let_go(clients: list[Any]) -> None:
+    """Drop clients, which the list alone owns, on a thread of their own.
+
+    librdkafka waits there for its threads, one of which may be looking up a name, or asking the user's source of
+    tokens: whoever holds a lock, or has reports to bring, must not wait for that.
+    """
+    if not any(client is not None for client in clients):
+        return
+    try:
+        threading.Thread(target=clients.clear, name=_ENDING, daemon=True).start()
+    except RuntimeError:  # the interpreter ends
+        _kept.append(clients)
 
 
 class DebugLog:
@@ -155,12 +175,12 @@ class Link(DebugLog):
     def _hung_up(self, text: str) -> None:
         """Count a server that lets nobody in without a login: of several such nothing else is said."""
         self._shown_out = _SHOWN_OUT.search(text) is not None
-        if self._shown_out and self.state == "new" and self._said_no(text, definite=True):
+        if self._shown_out and self.state == "new" and self._named(text) and self._said_no(text, definite=True):
             self.refuse(errors.hung_up(self.servers))
 
     def _said_no(self, text: str, *, definite: bool) -> list[str]:
         """Count a no of the addresses that a text names, or of all of them; these, if every address has said no now."""
-        named = [server for server in self._noes if f"{server}/" in text] or list(self._noes)
+        named = self._named(text) or list(self._noes)
         for server in named:
             self._noes[server] += 2 if definite or _is_literal(server) else 1
         # Two for a name: it may stand for an IPv4 and an IPv6 address, and librdkafka tries one at a time.
@@ -168,6 +188,9 @@ class Link(DebugLog):
             return []
         self._noes = dict.fromkeys(self._noes, 0)
         return named
+
+    def _named(self, text: str) -> list[str]:
+        return [server for server in self._noes if f"{server}/" in text]
 
     def _refusal(self, error: KafkaError, server: str) -> MessagingError:
         silent = error.code() == KafkaError._ALL_BROKERS_DOWN
