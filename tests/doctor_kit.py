@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import attrs
+import nats
 from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
@@ -61,6 +63,28 @@ def commands_of(remedy: str, program: str) -> list[list[str]]:
     return [shlex.split(each) for each in remedy.split("; ") if each.startswith(f"{program} ")]
 
 
+def request_of(url: str, **login: str) -> Callable[..., dict[str, Any]]:
+    """Requests to a server, past the SDK; one that is refused fails the test."""
+
+    async def asked(subject: str, fields: dict[str, Any]) -> dict[str, Any]:
+        client = await nats.connect(url, allow_reconnect=False, **login)
+        try:
+            answer = await client.request(subject, json.dumps(fields).encode() if fields else b"", timeout=5)
+        finally:
+            await client.close()
+        found: dict[str, Any] = json.loads(answer.data)
+        assert "error" not in found, (subject, found["error"])
+        return found
+
+    return lambda to, **fields: asyncio.run(asked(to, fields))
+
+
+def api_of(url: str, **login: str) -> Callable[..., dict[str, Any]]:
+    """The same of JetStream's API."""
+    request = request_of(url, **login)
+    return lambda question, **fields: request(f"$JS.API.{question}", **fields)
+
+
 #: Options of ``nats stream``: the field, and how its value is read.
 _STREAM: dict[str, tuple[str, Callable[[str], Any]]] = {
     "max-age": ("max_age", lambda text: _nanos(text)),
@@ -80,6 +104,9 @@ _CONSUMER: dict[str, tuple[str, Callable[[str], Any]]] = {
     "wait": ("ack_wait", lambda text: _nanos(text)),
     "max-deliver": ("max_deliver", int),
     "max-pending": ("max_ack_pending", int),
+    "no-headers-only": ("headers_only", lambda _flag: False),
+    "inactive-threshold": ("inactive_threshold", lambda text: _nanos(text)),
+    "replicas": ("num_replicas", int),
 }
 
 
@@ -97,7 +124,7 @@ def _options(words: list[str], known: dict[str, tuple[str, Callable[[str], Any]]
         if word in ("-f", "--defaults"):
             continue
         field, read = known[name]
-        fields[field] = read(value if equals or name == "ack" else next(rest))
+        fields[field] = read(value if equals or name in ("ack", "no-headers-only") else next(rest))
     return fields
 
 
@@ -116,6 +143,8 @@ def carry_out_on_nats(remedy: str, api: Callable[..., dict[str, Any]]) -> None:
                 config = api(f"CONSUMER.INFO.{stream}.{words[0]}")["config"] | _options(words[1:], _CONSUMER)
                 subject = f"CONSUMER.CREATE.{stream}.{words[0]}.{config['filter_subject']}"
                 api(subject, stream_name=stream, action="update", config=config)
+            case ("consumer", "resume"):
+                api(f"CONSUMER.PAUSE.{stream}.{words[0]}")
             case ("consumer", "rm"):
                 api(f"CONSUMER.DELETE.{stream}.{words[0]}")
             case _:

@@ -81,11 +81,14 @@ def doctor(
 
 
 def _findings(sources: Sources, scope: Scope) -> Iterator[Finding]:
-    """All findings; a configuration that is not allowed is the only one."""
+    """All findings; a configuration that is not allowed, or cannot be looked at, is the only one."""
+    why = "no service comes up with it"
     try:
-        yield from examine(sources.load(), scope)
+        config = sources.load()
+        why = "nothing was looked at"
+        yield from examine(config, scope)
     except ConfigurationError as error:
-        wrong = broken(str(error), "the setting that the text names", "no service comes up with it")
+        wrong = broken(str(error), "the setting or option that the text names", why)
         yield attrs.evolve(wrong, check="configuration")
 
 

@@ -30,11 +30,14 @@ DAY = 86_400_000
 #: The topic, without the prefix; its settings; the check, how bad, and a part of what it says.
 TOPICS: dict[str, tuple[dict[str, str], str, str, str]] = {
     "more-in-sync-than-copies": ({"min.insync.replicas": "2"}, "min.insync.replicas", "broken", "is 2, copies 1"),
-    "compacted": ({"cleanup.policy": "compact"}, "keeping", "broken", "cleanup.policy is compact"),
+    "compacted": ({"cleanup.policy": "compact"}, "keeping", "broken", "is compact: a publish without a key is"),
     "both-policies": ({"cleanup.policy": "compact,delete"}, "keeping", "broken", "compact,delete"),
     "bounded": ({"retention.bytes": "1000000"}, "keeping", "warning", "retention.bytes is 1,000,000"),
     "unclean": ({"unclean.leader.election.enable": "true"}, "keeping", "warning", "unclean.leader.election.enable"),
-    "small": ({"max.message.bytes": "1000"}, "message size", "warning", "is 1,000, max_message_size 1,048,576"),
+    "small": ({"max.message.bytes": "1000"}, "message size", "broken", "is 1,000, max_message_size 1,048,576"),
+    "at-once": ({"message.timestamp.before.max.ms": "1"}, "message time", "broken", "is 0.001 s, and a publish may be"),
+    "late": ({"message.timestamp.before.max.ms": "5000"}, "message time", "warning", "is 5 s, and a publish may be 12"),
+    "ahead": ({"message.timestamp.after.max.ms": "1"}, "message time", "warning", "after.max.ms is 0.001 s, and a"),
     "dead-letter": ({"max.message.bytes": "500000"}, "message size", "broken", "is 500,000"),
     "brief": ({"retention.ms": "10000"}, "retention", "broken", "10 s, and retries may take 15 s"),
     "short": ({"retention.ms": "3600000"}, "retention", "warning", "60 minutes: a group that stands still"),
@@ -195,6 +198,7 @@ def test_a_topic_that_is_missing(ward: Ward) -> None:
 def test_a_topic_that_would_not_be_made(ward: Ward) -> None:
     finding = ward.ask("--topic", "orders", **{"kafka.replication_factor": 3}).worst("right to create")
     assert (finding["severity"], "replication factor of 3" in finding["what"]) == ("broken", True)
+    assert finding["remedy"] == "kafka.replication_factor = 1; or 3 brokers"
     assert not [name for name in _topics(ward.servers) if name.startswith(ward.prefix)], "it was only asked"
 
 

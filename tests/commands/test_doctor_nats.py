@@ -1,9 +1,7 @@
-"""The command ``incident-messaging doctor`` on real NATS servers that are misconfigured on purpose."""
+"""The command ``incident-messaging doctor`` on a real NATS server whose streams and groups are wrong on purpose."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
 import time
 import uuid
@@ -14,90 +12,15 @@ from typing import Any
 
 import attrs
 import doctor_kit
-import nats
 import pytest
+from doctor_kit import api_of, request_of
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from waiting import until
 
 from incident_messaging import MessagingConfig, MessagingService
-from incident_messaging.backends.nats import checkup, dial
-from incident_messaging.brokers import NatsServer
+from incident_messaging.backends.nats import checkup
 from incident_messaging.brokers.ports import free_port
 from incident_messaging.topics import durable_name
-
-#: What a user of the last resort is allowed, and what is missing for each of the others.
-NAMES, ALL = "$JS.API.STREAM.NAMES", "llm-im.>"
-CONSUMER = (
-    "llm-im.dead-letter", NAMES, "$JS.API.STREAM.INFO.LLM-IM", "$JS.API.CONSUMER.CREATE.LLM-IM.>",
-    "$JS.API.CONSUMER.INFO.LLM-IM.*", "$JS.API.CONSUMER.MSG.NEXT.LLM-IM.*", "$JS.API.CONSUMER.DELETE.LLM-IM.*",
-    "$JS.ACK.LLM-IM.>", "$JS.API.STREAM.INFO.KV_incident-messaging", "$JS.API.STREAM.MSG.GET.KV_incident-messaging",
-    "$KV.incident-messaging.>", "$JS.API.CONSUMER.LIST.LLM-IM", "$JS.API.STREAM.MSG.GET.LLM-IM",
-)  # fmt: skip
-USERS = {
-    "publisher": (ALL, NAMES),
-    "consumer": CONSUMER,
-    "blind": (ALL,),
-    "one-topic": ("llm-im.orders", NAMES, "$JS.API.STREAM.INFO.LLM-IM"),
-    "no-acks": tuple(each for each in CONSUMER if "ACK" not in each),
-    "no-letters": CONSUMER[1:],
-    "no-bucket": tuple(each for each in CONSUMER if "KV" not in each),
-}
-
-
-def _user(name: str, subjects: tuple[str, ...]) -> str:
-    rights = f'publish: {json.dumps(subjects)}, subscribe: [ "_INBOX.>" ]'
-    return f'{{ user: "{name}", password: "p", permissions {{ {rights} }} }}'
-
-
-_USERS = ", ".join(_user(*each) for each in USERS.items())
-CONFIG = f"""
-max_payload: 65536
-accounts {{
-  A {{ jetstream: enabled, users: [ {{ user: admin, password: p }}, {_USERS} ] }}
-  EMPTY {{ jetstream: enabled, users: [ {{ user: creator, password: p }}, {_user("no-creator", CONSUMER)} ] }}
-  OFF {{ users: [ {{ user: no-stream, password: p }} ] }}
-}}
-"""
-
-
-def request_of(url: str, **login: str) -> Callable[..., dict[str, Any]]:
-    """Requests to a server, past the SDK; one that is refused fails the test."""
-
-    async def asked(subject: str, fields: dict[str, Any]) -> dict[str, Any]:
-        client = await nats.connect(url, allow_reconnect=False, **login)
-        try:
-            answer = await client.request(subject, json.dumps(fields).encode() if fields else b"", timeout=5)
-        finally:
-            await client.close()
-        found: dict[str, Any] = json.loads(answer.data)
-        assert "error" not in found, (subject, found["error"])
-        return found
-
-    return lambda to, **fields: asyncio.run(asked(to, fields))
-
-
-def api_of(url: str, **login: str) -> Callable[..., dict[str, Any]]:
-    """The same of JetStream's API."""
-    request = request_of(url, **login)
-    return lambda question, **fields: request(f"$JS.API.{question}", **fields)
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[NatsServer]:
-    """A server with users who may do more or less, and one stream."""
-    with NatsServer(config=CONFIG) as server:
-        api = api_of(server.url, user="admin", password="p")
-        api("STREAM.CREATE.LLM-IM", name="LLM-IM", subjects=["llm-im.>"], storage="file")
-        bucket = "KV_incident-messaging"
-        api(f"STREAM.CREATE.{bucket}", name=bucket, subjects=["$KV.incident-messaging.>"], storage="file")
-        yield server
-
-
-def as_user(server: NatsServer, user: str, *options: str, **settings: Any) -> doctor_kit.Answer:
-    return doctor_kit.ask(
-        {"nats.servers": server.url, "nats.user": user, "nats.password": "p", "max_message_size": 65536} | settings,
-        *options,
-    )
 
 
 @attrs.frozen
@@ -175,6 +98,9 @@ def _state(server: Any, ward: Ward) -> Any:
 #: The name of the case; how the stream is made; the check, how bad, and a part of what it says.
 STREAMS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "window below the time-out": ({"duplicate_window": 5 * 10**9}, "duplicate window", "broken", "5 s, and a publish"),
+    "window beyond what is kept": (
+        {"max_age": 60 * 10**9, "duplicate_window": 10**9}, "duplicate window", "broken", "the duplicate window is 1 s"
+    ),
     "window below retries": ({"duplicate_window": 30 * 10**9}, "duplicate window", "warning", "come again within 45 s"),
     "age below retries": ({"max_age": 30 * 10**9, "duplicate_window": 30 * 10**9}, "retention", "broken", "take 45 s"),
     "age below what is configured": ({"max_age": 3600 * 10**9}, "retention", "warning", "configured is 7 days"),
@@ -184,7 +110,7 @@ STREAMS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "small messages": ({"max_msg_size": 1000}, "message size", "broken", "1,000 bytes, and max_message_size"),
     "full": ({"max_msgs": 2, "discard": "new"}, "room", "broken", "100% of its max_msgs"),
     "nearly full": ({"max_bytes": 52, "discard": "new"}, "room", "warning", "of its max_bytes"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", STREAMS)
@@ -223,6 +149,15 @@ def test_too_few_copies(ward: Ward, wanted: Any) -> None:
     answer = ward.ask(**{"nats.stream_replicas": wanted})
     assert answer.bad == {("replicas", "warning")}
     assert answer.exit_code == 1
+    assert answer.worst("replicas")["remedy"].startswith("a cluster of 3 servers, then: nats stream edit ")
+
+
+def test_a_stream_that_takes_no_more_consumers(ward: Ward) -> None:
+    ward.make(max_consumers=1)
+    assert ward.ask().worst("room", about="max_consumers is 1")["severity"] == "warning"
+    ward.durable()
+    finding = ward.ask().worst("room")
+    assert (finding["severity"], "1 consumers, max_consumers is 1" in finding["what"]) == ("broken", True)
 
 
 def test_a_topic_without_a_stream(ward: Ward) -> None:
@@ -256,6 +191,11 @@ DURABLES: dict[str, tuple[dict[str, Any], str, str]] = {
     "drops after five": ({"max_deliver": 5}, "broken", "max_deliver is 5"),
     "few at a time": ({"max_ack_pending": 10}, "warning", "max_ack_pending is 10"),
     "no acknowledgements": ({"ack_policy": "none", "max_ack_pending": 0}, "broken", "no pull consumer with explicit"),
+    "no bodies": ({"headers_only": True}, "broken", "headers_only"),
+    "forgets its place": ({"inactive_threshold": 3600 * 10**9}, "broken", "inactive_threshold is 60 minutes"),
+    "paused": ({"pause_until": "2999-01-01T00:00:00Z"}, "broken", "it is paused until 2999"),
+    "in memory": ({"mem_storage": True}, "warning", "mem_storage"),
+    "slow on purpose": ({"replay_policy": "original"}, "warning", "replay_policy is original"),
 }
 
 
@@ -345,134 +285,3 @@ def test_clocks_that_differ(ward: Ward, monkeypatch: pytest.MonkeyPatch, seconds
     finding = ward.ask().worst("clock")
     assert finding["severity"] == "warning"
     assert f"the clock of the NATS server is 90 s {says} that of this machine" in finding["what"]
-
-
-RIGHTS = [
-    ("publisher", "publisher", set(), ""),
-    ("consumer", "consumer", set(), ""),
-    ("publisher", "both", {("right to subscribe", "broken"), ("right to subscribe", "warning")}, "$JS.ACK.LLM-IM.>"),
-    ("blind", "both", {("jetstream", "broken")}, NAMES),
-    ("one-topic", "publisher", {("right to publish", "warning")}, ALL),
-    ("no-acks", "consumer", {("right to subscribe", "broken")}, "$JS.ACK.LLM-IM.>"),
-    ("no-letters", "consumer", {("right to subscribe", "broken")}, "llm-im.dead-letter"),
-    ("no-bucket", "consumer", {("right to subscribe", "warning")}, "$KV.incident-messaging.>"),
-]
-
-
-@pytest.mark.parametrize(("user", "role", "bad", "grants"), RIGHTS, ids=[f"{each[0]}-{each[1]}" for each in RIGHTS])
-def test_rights(guarded: NatsServer, user: str, role: str, bad: set[tuple[str, str]], grants: str) -> None:
-    answer = as_user(guarded, user, "--role", role)
-    found = {each for each in answer.bad if each[0].startswith("right") or each[0] in ("jetstream", "server")}
-    assert found == bad, answer
-    if grants:
-        assert any(f'"{grants}" in permissions.publish' in each["remedy"] for each in answer.findings)
-
-
-def test_a_right_to_the_one_topic_that_is_used(guarded: NatsServer) -> None:
-    assert (
-        as_user(guarded, "one-topic", "--role", "publisher", "--topic", "orders").worst("right to publish")["severity"]
-        == "ok"
-    )
-    refused = as_user(guarded, "one-topic", "--role", "publisher", "--topic", "bills").worst("right to publish")
-    assert (refused["severity"], "llm-im.bills" in refused["what"]) == ("broken", True)
-
-
-@pytest.mark.parametrize(("user", "severity"), [("creator", "ok"), ("no-creator", "broken")])
-def test_a_right_to_make_what_is_missing(guarded: NatsServer, user: str, severity: str) -> None:
-    answer = as_user(guarded, user, "--role", "consumer")
-    finding = answer.worst("right to create")
-    assert finding["severity"] == severity, finding
-    assert api_of(guarded.url, user="creator", password="p")("STREAM.NAMES")["streams"] is None, "nothing was made"
-    if severity == "broken":
-        assert '"$JS.API.STREAM.CREATE.LLM-IM" in permissions.publish' in finding["remedy"]
-
-
-def test_a_bucket_that_nobody_makes(guarded: NatsServer) -> None:
-    finding = as_user(guarded, "creator", **{"nats.create_streams": "false"}).worst("right to create")
-    assert (finding["severity"], finding["remedy"]) == ("warning", "nats kv add incident-messaging --ttl 24h")
-
-
-def test_rights_are_tried_in_silence(guarded: NatsServer) -> None:
-    """Neither who listens to a topic nor the stream is told that a right was tried."""
-
-    async def listened() -> tuple[list[str], int]:
-        client = await nats.connect(guarded.url, user="admin", password="p")
-        heard: list[str] = []
-
-        async def hear(message: Any) -> None:
-            heard.append(message.subject)
-
-        await client.subscribe("llm-im.>", cb=hear)
-        await client.subscribe("$KV.>", cb=hear)
-        await client.flush()
-        await asyncio.to_thread(as_user, guarded, "admin", "--topic", "orders")
-        await client.flush()
-        kept = (await client.jetstream().stream_info("LLM-IM")).state.messages
-        await client.close()
-        return heard, kept
-
-    assert asyncio.run(listened()) == ([], 0)
-
-
-def test_a_server_that_cannot_try_rights(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "_TRACES", (99, 0))
-    finding = as_user(guarded, "admin").worst("right to publish")
-    assert (finding["severity"], "cannot try a right" in finding["what"]) == ("warning", True)
-
-
-def test_the_account_has_no_jetstream(guarded: NatsServer) -> None:
-    answer = as_user(guarded, "no-stream", **{"nats.request_timeout_ms": 500})
-    finding = answer.worst("jetstream")
-    assert finding["severity"] == "broken", finding
-    assert "jetstream: enabled" in finding["remedy"]
-    assert answer.worst("stream")["severity"] == "not done"
-
-
-def test_max_payload_below_max_message_size(guarded: NatsServer) -> None:
-    finding = as_user(guarded, "admin", max_message_size=1_048_576).worst("max_payload")
-    assert (finding["severity"], "65,536" in finding["what"]) == ("warning", True)
-
-
-def test_core_delivery_is_looked_at_as_far_as_it_goes(guarded: NatsServer) -> None:
-    answer = as_user(guarded, "admin", **{"nats.delivery": "core"})
-    assert answer.worst("jetstream")["severity"] == "not done"
-    assert answer.exit_code == 0
-
-
-CLOSED = f"nats://127.0.0.1:{free_port()}"
-
-
-@pytest.mark.parametrize(
-    ("settings", "says", "remedy"),
-    [
-        ({"nats.servers": CLOSED}, f"NATS connection failed: connection refused ({CLOSED})", f"--server {CLOSED} rtt"),
-        ({"nats.password": "wrong"}, "authorization violation", "correct the login"),
-        ({"nats.enable_tls": "true"}, "TLS is asked for and the server offers none", "correct nats.enable_tls"),
-        (
-            {"nats.password": "", "nats.password_file": "/nowhere"},
-            "cannot read /nowhere",
-            "the file that the text names",
-        ),
-    ],
-    ids=["unreachable", "password", "tls", "file"],
-)
-def test_no_connection(guarded: NatsServer, settings: dict[str, str], says: str, remedy: str) -> None:
-    answer = as_user(guarded, "admin", **settings)
-    finding = answer.worst("server")
-    assert (finding["severity"], answer.exit_code) == ("broken", 2)
-    assert says in finding["what"]
-    assert remedy in finding["remedy"]
-    assert {each["severity"] for each in answer.findings if each["check"] not in ("server", "client library")} == {
-        "not done"
-    }
-
-
-def test_one_of_two_servers_is_away(guarded: NatsServer) -> None:
-    finding = as_user(guarded, "admin", **{"nats.servers": f"{guarded.url},{CLOSED}"}).worst("server")
-    assert (finding["severity"], f"connection refused ({CLOSED})" in finding["what"]) == ("warning", True)
-
-
-def test_a_server_that_is_too_old(guarded: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dial, "_OLDEST", (99, 0))
-    finding = as_user(guarded, "admin").worst("server")
-    assert (finding["severity"], "is too old: 99.0 or later is needed" in finding["what"]) == ("broken", True)

@@ -100,6 +100,13 @@ CHECKS: Final = (
         needs=("settings",),
     ),
     Check(
+        name="message time",
+        asks="message.timestamp.before/after.max.ms of each topic against publish_timeout_ms and clocks that differ",
+        why="a publish is refused whose time is further from the broker's",
+        look=_each(findings.times),
+        needs=("settings",),
+    ),
+    Check(
         name="message size",
         asks="max.message.bytes of each topic against max_message_size, and the batches that small messages go in",
         why="a message of a size that the configuration allows is refused; a dead letter of that size is never stored",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
@@ -262,18 +263,19 @@ class Checkup(doctor.Checkup):
             )
             answer = self.admin.create_topics([topic], validate_only=True, request_timeout=_ANSWER)[name]
             if (error := self.refusal(f"asking whether {name} may be made", answer)) is not None:
-                yield findings.not_made(self.config, error, name, needed=name != some)
+                there = len(self.brokers)
+                yield findings.not_made(self.config, error, name, there, needed=name != some)
             else:
                 yield ok(f"{name} would be made" if name != some else "a topic that is missing would be made")
 
     def look_at_settings(self) -> Iterator[Finding]:
         """What the next checks ask about."""
-        try:
-            for name, topic in self.topics.items():
+        for name, topic in self.topics.items():
+            try:
                 topic.settings.update(self.configured(ConfigResource.Type.TOPIC, name))
-        except KafkaException as exc:
-            why = errors.of(exc).str()
-            yield warning(f"topics' settings are not looked at: {why}", self.acls.topic("DescribeConfigs", name))
+            except KafkaException as exc:
+                why = errors.of(exc).str()
+                yield warning(f"settings of {name} are not looked at: {why}", self.acls.topic("DescribeConfigs", name))
         try:
             self.settings = self.configured(ConfigResource.Type.BROKER, str(min(self.brokers)))
         except KafkaException as exc:
@@ -301,7 +303,12 @@ class Checkup(doctor.Checkup):
     def look_at_lag(self) -> Iterator[Finding]:
         """How much of a topic's time the oldest unread record of a group has behind it."""
         answer = self.admin.list_consumer_groups(request_timeout=_ANSWER)
-        listed = self.asked("listing groups", answer).valid
+        try:
+            listed = self.asked("listing groups", answer).valid
+        except KafkaException as exc:
+            why = errors.of(exc).str()
+            yield warning(f"groups are not looked at: {why}", self.acls.cluster("Describe"))
+            return
         groups = [each.group_id for each in listed if self._is_ours(each.group_id)]
         for group in groups:
             yield from self._lag_of(group)
@@ -324,13 +331,13 @@ class Checkup(doctor.Checkup):
             return
         places = [each for each in places if each.topic in self.topics and each.offset >= 0]
         behind: dict[str, float] = {}
-        unread = 0
+        unread: Counter[str] = Counter()
         for place in places:
             low, high = self._sampler.bounds(place.topic, place.partition)
             if place.offset < low:
                 yield findings.passed_over(self.config.kafka, group, place, low - place.offset)
             elif place.offset < high:
-                unread += high - place.offset
+                unread[place.topic] += high - place.offset
                 stored = self._sampler.stored(place.topic, place.partition, place.offset)
                 if stored is not None:
                     behind[place.topic] = min(stored, behind.get(place.topic, stored))

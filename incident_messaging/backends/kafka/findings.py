@@ -5,7 +5,9 @@ Commands are Kafka's own (https://kafka.apache.org/documentation/#basic_ops).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from time import time
 from typing import Any
 
@@ -14,7 +16,18 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.config import KafkaConfig, MessagingConfig
-from incident_messaging.doctor import HALF, Finding, broken, not_done, ok, retries_secs, spoken, warning
+from incident_messaging.doctor import (
+    CLOCKS_APART_SECS,
+    HALF,
+    Finding,
+    broken,
+    not_done,
+    ok,
+    resend_secs,
+    retries_secs,
+    spoken,
+    warning,
+)
 from incident_messaging.errors import MessagingError
 
 #: Seconds that a topic should keep messages at least: a night's outage.
@@ -132,7 +145,7 @@ def listener(number: int, host: str, port: int, why: str) -> Finding:
     )
 
 
-def not_made(config: MessagingConfig, error: KafkaError, topic: str, *, needed: bool) -> Finding:
+def not_made(config: MessagingConfig, error: KafkaError, topic: str, brokers: int, *, needed: bool) -> Finding:
     """A topic that would not be made; whether it is ``needed``, or stands for those to come."""
     found = broken if needed else warning
     what = topic if needed else "a topic that is missing"
@@ -142,7 +155,18 @@ def not_made(config: MessagingConfig, error: KafkaError, topic: str, *, needed: 
         )
         grant = Acls(config.kafka).topic("Create", name)
         return found(f"the user may not make {what}", f"{grant}; or kafka.create_topics = false")
-    return found(f"{what} would not be made: {error.str()}", "kafka.partitions and kafka.replication_factor")
+    return found(f"{what} would not be made: {error.str()}", _makeable(config.kafka, error, brokers))
+
+
+def _makeable(kafka: KafkaConfig, error: KafkaError, brokers: int) -> str:
+    """What lets a topic be made that Kafka would not make."""
+    if error.code() == KafkaError.INVALID_REPLICATION_FACTOR:
+        copies = kafka.replication_factor
+        more = f"{copies} brokers" if copies else "default.replication.factor in server.properties of every broker"
+        return f"kafka.replication_factor = {brokers}; or {more}"
+    if error.code() == KafkaError.INVALID_PARTITIONS:
+        return "kafka.partitions = 1, or as many as the text allows"
+    return "what the text names; or a topic that is made by who may, and kafka.create_topics = false"
 
 
 # Topics.
@@ -151,7 +175,8 @@ def not_made(config: MessagingConfig, error: KafkaError, topic: str, *, needed: 
 def replicas(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Finding]:
     """Copies of a topic, and whether all of them are there."""
     wanted, brokers = config.kafka.replication_factor, max(len(checkup.brokers), 1)
-    mend = f"{_tool(config.kafka, 'reassign-partitions')} --reassignment-json-file PLAN.json --execute"
+    mend = _more_copies(config.kafka, topic, wanted or 3, list(checkup.brokers))
+    mend += f"; or kafka.replication_factor = {topic.copies}, if that is meant"
     if topic.leaderless:
         what = f"{topic.name}: {topic.leaderless} partitions have no leader: nothing is stored or handed out"
         yield broken(what, f"{_tool(config.kafka, 'topics')} --describe --topic {topic.name}; start their brokers")
@@ -165,14 +190,29 @@ def replicas(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Fi
     elif wanted is None and topic.copies == 1 and brokers > 1:
         yield warning(f"{topic.name}: one copy, on a cluster of {brokers}", mend)
     elif wanted is None and topic.copies == 1:
-        alone = "a cluster of three brokers; or kafka.replication_factor = 1, if one copy is meant"
-        yield warning(f"{topic.name}: one copy, on one broker", alone)
+        yield warning(f"{topic.name}: one copy, on one broker", mend)
     else:
         yield ok(f"{topic.name}: copies {topic.copies}")
 
 
-def in_sync(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Finding]:
+def _more_copies(kafka: KafkaConfig, topic: Topic, wanted: int, brokers: Sequence[int]) -> str:
+    """How a topic comes to so many copies."""
+    if len(brokers) < wanted:
+        there = "is 1" if len(brokers) < 2 else f"are {len(brokers)}"
+        return f"a cluster of {wanted} brokers, of which there {there}"
+    first = {"topic": topic.name, "partition": 0, "replicas": sorted(brokers)[:wanted]}
+    plan = json.dumps({"version": 1, "partitions": [first]})
+    others = f", and so on for each of its {topic.partitions} partitions" if topic.partitions > 1 else ""
+    return (
+        f"{_tool(kafka, 'reassign-partitions')} --reassignment-json-file PLAN.json --execute; "
+        f"with PLAN.json: {plan}{others}"
+    )
+
+
+def in_sync(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Finding]:
     """How many copies a publish is acknowledged by."""
+    # With two copies no number is good: either one broker is too few, or both are needed.
+    third = f"a third copy: {_more_copies(config.kafka, topic, 3, list(checkup.brokers))}" if topic.copies == 2 else ""
     least = int(topic.settings.get("min.insync.replicas", 1))
     what = f"{topic.name}: min.insync.replicas is {least}, copies {topic.copies}, in sync {topic.in_sync}"
     if topic.in_sync < min(least, topic.copies):
@@ -184,10 +224,11 @@ def in_sync(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Fi
             f"{what}: brokers before Kafka 4 refuse every publish, later ones as soon as one copy is away", remedy
         )
     elif 1 < least == topic.copies:
-        remedy = change(config, topic.name, "min.insync.replicas", topic.copies - 1)
+        remedy = third or change(config, topic.name, "min.insync.replicas", topic.copies - 1)
         yield warning(f"{what}: when one broker is away, every publish is refused", remedy)
     elif least < 2 <= topic.copies:
-        remedy = change(config, topic.name, "min.insync.replicas", max(2, topic.copies - 1))
+        then = change(config, topic.name, "min.insync.replicas", max(2, topic.copies - 1))
+        remedy = f"{third}; then {then}" if third else then
         yield warning(f"{what}: what a single broker has counts as acknowledged, and is lost with it", remedy)
     else:
         yield ok(what)
@@ -197,7 +238,10 @@ def keeping(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Fi
     """Whether a topic keeps each message until its time ends."""
     found, policy, most = [], topic.settings.get("cleanup.policy", ""), int(topic.settings.get("retention.bytes", -1))
     if "compact" in policy:
-        what = f"{topic.name}: cleanup.policy is {policy}: of the messages with one key only the last stays"
+        what = (
+            f"{topic.name}: cleanup.policy is {policy}: a publish without a key is refused, and of the messages with "
+            "one key only the last stays"
+        )
         found.append(broken(what, change(config, topic.name, "cleanup.policy", "delete")))
     if most >= 0:
         what = f"{topic.name}: retention.bytes is {most:,}: beyond that messages are deleted, read or not"
@@ -208,7 +252,26 @@ def keeping(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Fi
     yield from found or [ok(f"{topic.name} keeps what it acknowledges, by time")]
 
 
-def sizes(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Finding]:
+def times(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Finding]:
+    """How far a message's time, which is that of its publish, may be from the broker's."""
+    if topic.settings.get("message.timestamp.type") == "LogAppendTime":
+        yield ok(f"{topic.name}: the time of a message is the broker's")
+        return
+    waits, found = resend_secs(config) + CLOCKS_APART_SECS, []
+    for which, needed in (("before", waits), ("after", CLOCKS_APART_SECS)):
+        # Kafka before 3.6 has one setting for both; until 4.0 it counts beside them.
+        names = (f"message.timestamp.{which}.max.ms", "message.timestamp.difference.max.ms")
+        given = {name: int(topic.settings[name]) / 1000 for name in names if topic.settings.get(name)}
+        name = min(given, key=lambda each: given[each], default="")
+        if not name or given[name] >= needed:
+            continue
+        what = f"{topic.name}: {name} is {spoken(given[name])}, and a publish may be {spoken(needed)} off"
+        judge = broken if given[name] < CLOCKS_APART_SECS and which == "before" else warning
+        found.append(judge(what, change(config, topic.name, name, max(3_600_000, ceil(1000 * needed)))))
+    yield from found or [ok(f"{topic.name} takes messages whose time is off by {spoken(waits)}")]
+
+
+def sizes(config: MessagingConfig, topic: Topic, _checkup: Any) -> Iterator[Finding]:
     """``max.message.bytes`` of a topic against what is sent to it, of which a client is told nothing before."""
     most, message, batch = int(topic.settings["max.message.bytes"]), config.max_message_size, batch_bytes(config)
     if most >= max(message, batch):
@@ -223,9 +286,8 @@ def sizes(config: MessagingConfig, topic: Topic, checkup: Any) -> Iterator[Findi
             "the whole batch is refused",
         )
         return
-    found = broken if topic.name == checkup.dead_letters else warning
     what = f"{topic.name}: max.message.bytes is {most:,}, max_message_size {message:,}"
-    yield found(what, f"{mend}; or max_message_size = {most}")
+    yield broken(what, f"{mend}; or max_message_size = {most}")
 
 
 def batch_bytes(config: MessagingConfig) -> int:
@@ -298,17 +360,17 @@ def passed_over(kafka: KafkaConfig, group: str, place: TopicPartition, missing: 
 
 
 def lag(
-    kafka: KafkaConfig, group: str, unread: int, oldest: Mapping[str, float], topics: Mapping[str, Topic]
+    kafka: KafkaConfig, group: str, unread: Mapping[str, int], oldest: Mapping[str, float], topics: Mapping[str, Topic]
 ) -> Iterator[Finding]:
     """How much of its time the oldest unread message of each topic has behind it."""
     if not unread:
         yield ok(f"{group} has read all that there is")
     elif not oldest:
-        what = f"{group}: {unread:,} unread; how old they are is not known, since none can be read"
-        yield warning(what, Acls(kafka).topic("Read", "TOPIC"))
+        what = f"{group}: {sum(unread.values()):,} unread; how old they are is not known, since none can be read"
+        yield warning(what, Acls(kafka).topic("Read", next(iter(unread))))
     for topic, stored in oldest.items():
         kept, behind = kept_secs(topics[topic]), max(0.0, time() - stored)
-        what = f"{group}: {unread:,} unread, the oldest of {topic} is {spoken(behind)} old"
+        what = f"{group}: {unread[topic]:,} unread, the oldest of {topic} is {spoken(behind)} old"
         if kept is None or behind < HALF * kept:
             yield ok(what)
             continue

@@ -103,9 +103,9 @@ CHECKS: Final = (
     ),
     Check(
         name="room",
-        asks="How full each stream is that refuses when it is full",
-        why="a full stream refuses every message (stream_full)",
-        look=_each(findings.room),
+        asks="How full each stream is that refuses when it is full; max_consumers; the room that the account has left",
+        why="a full stream refuses every message (stream_full), and a group that would be one too many is refused",
+        look=Checkup.look_at_room,
         needs=("jetstream",),
     ),
     Check(
@@ -124,8 +124,8 @@ CHECKS: Final = (
     ),
     Check(
         name="ack_wait",
-        asks="ack_wait, max_deliver, max_ack_pending and kind of each group's durable against the configuration",
-        why="a durable is never changed by the SDK; one that was made otherwise repeats, drops or holds up messages",
+        asks="ack_wait, max_deliver, headers_only, pauses and the other settings of each group's durable",
+        why="a durable is never changed by the SDK; one that was made otherwise repeats, loses or holds up messages",
         look=Checkup.look_at_groups,
         needs=("jetstream",),
     ),

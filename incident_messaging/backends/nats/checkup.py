@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from incident_messaging import doctor
-from incident_messaging.backends.nats import findings, rights
+from incident_messaging.backends.nats import findings, group_findings, rights
 from incident_messaging.backends.nats.client import Client
 from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.dial import ADDRESS_SECS, dial, hang_up
@@ -26,6 +26,7 @@ from incident_messaging.deadline import Deadline
 from incident_messaging.doctor import Finding, Scope, broken, not_done, ok, warning
 from incident_messaging.errors import BackendUnavailable, ConfigurationError, ConnectionFailed, MessagingError, Timeout
 from incident_messaging.eventloop import EventLoop
+from incident_messaging.handler_times import handler_times
 from incident_messaging.topics import is_pattern
 
 #: The first server that knows messages for a trace alone; an older one would deliver them.
@@ -302,6 +303,14 @@ class Checkup(doctor.Checkup):
         for name, info in self.streams.items():
             yield from judge(self.config, name, info, self.info)
 
+    def look_at_room(self) -> Iterator[Finding]:
+        """What is left of each stream's limits, and of the account's."""
+        yield from self.look_at_each_stream(findings.room)
+        try:
+            yield from findings.account(self.ask("INFO"))
+        except ApiError as exc:
+            yield warning(f"the account's limits are not looked at: {exc}", findings.allow("$JS.API.INFO"))
+
     def look_at_groups(self) -> Iterator[Finding]:
         """The durables of the SDK's groups: what was set when they were made counts for ever."""
         if not self.streams:
@@ -318,14 +327,14 @@ class Checkup(doctor.Checkup):
         if not self.consumers:
             yield ok("no group has a place yet")
         for each in self.consumers:
-            yield from findings.group(self.config, each)
+            yield from group_findings.group(self.config, each, self.streams[each["stream_name"]])
 
     def _durables(self, stream: str) -> Iterator[dict[str, Any]]:
         offset = 0
         while True:
             answer = self.ask(f"CONSUMER.LIST.{stream}", offset=offset)
             page = answer.get("consumers") or ()
-            yield from (each for each in page if findings.is_ours(each))
+            yield from (each for each in page if group_findings.is_ours(each))
             offset += len(page)
             if not page or offset >= answer["total"]:
                 return
@@ -336,7 +345,7 @@ class Checkup(doctor.Checkup):
             yield not_done("groups were not looked at")
             return
         for each in self.consumers:
-            if (lost := findings.passed_over(each, self.streams[each["stream_name"]])) is not None:
+            if (lost := group_findings.passed_over(each, self.streams[each["stream_name"]])) is not None:
                 yield lost
             elif each["num_pending"] or each["num_ack_pending"]:
                 yield self._oldest(each)
@@ -355,7 +364,7 @@ class Checkup(doctor.Checkup):
                 rule = findings.allow(f"$JS.API.STREAM.MSG.GET.{stream}")
                 return warning(f"how old the unread messages are is not known: {exc}", rule)
             return ok(f"{consumer['name']} has read all")
-        return findings.lag(consumer, self.streams[stream], findings.unix(oldest["time"]))
+        return group_findings.lag(consumer, self.streams[stream], findings.unix(oldest["time"]))
 
     def look_at_handlers(self) -> Iterator[Finding]:
         """How long handlers take, as a worker has measured it, and how long the server waits for them."""
@@ -365,11 +374,11 @@ class Checkup(doctor.Checkup):
             )
             return
         try:
-            times = doctor.handler_times(self.scope.metrics_url, "nats")
+            times = handler_times(self.scope.metrics_url, "nats")
         except ConfigurationError as exc:
             yield warning(str(exc), "incident-messaging worker MODULE:SERVICE --port PORT serves them")
             return
-        yield from findings.handlers(self.config, times, self.consumers or [])
+        yield from group_findings.handlers(self.config, times, self.consumers or [])
 
     def look_at_clock(self) -> Iterator[Finding]:
         """The server's time as it told of a stream."""

@@ -6,18 +6,14 @@ Commands are those of the ``nats`` tool (https://github.com/nats-io/natscli), li
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from math import ceil
 from typing import Any
 
-from incident_messaging import topics
 from incident_messaging.backends.nats.options import bare
-from incident_messaging.backends.nats.places import REACHED
-from incident_messaging.backends.nats.streams import nanos
 from incident_messaging.config import MessagingConfig, NatsConfig
 from incident_messaging.doctor import (
-    HALF,
     NEARLY,
     Finding,
     broken,
@@ -36,11 +32,6 @@ _Told = Mapping[str, Any]
 #: What turns JetStream on.
 JETSTREAM = '"jetstream { store_dir: DIR }" in nats.conf, and "jetstream: enabled" in the account; then start it anew'
 _A_WEEK = 604_800
-#: The shortest ``ack_wait`` that outlives a pause of the process or of the network, in seconds.
-_LEAST_ACK_WAIT = 2.0
-#: Unacknowledged messages that a group may have at least: a hundred members with the usual prefetch.
-_PENDING = 100_000
-_DIGEST = re.compile(r"-[0-9a-f]{8}$")
 
 
 def unix(text: str) -> float:
@@ -139,6 +130,8 @@ def replicas(config: MessagingConfig, name: str, info: _Told, server: _Told) -> 
     copies, wanted = info["config"]["num_replicas"], config.nats.stream_replicas
     cluster = info.get("cluster") or {}
     mend = f"nats stream edit {name} --replicas {wanted or 3} -f"
+    if "cluster" not in server:
+        mend = f"a cluster of {wanted or 3} servers, then: {mend}; or nats.stream_replicas = {copies}, if that is meant"
     others = cluster.get("replicas") or ()
     gone = [each["name"] for each in others if each.get("offline") or not each.get("current", True)]
     if "name" in cluster and not cluster.get("leader"):
@@ -152,18 +145,19 @@ def replicas(config: MessagingConfig, name: str, info: _Told, server: _Told) -> 
     elif wanted is None and copies == 1 and "cluster" in server:
         yield warning(f"{name} has one copy, on a cluster", mend)
     elif wanted is None and copies == 1:
-        yield warning(
-            f"{name} has one copy, on one server",
-            "a cluster of three servers; or nats.stream_replicas = 1, if one copy is meant",
-        )
+        yield warning(f"{name} has one copy, on one server", mend)
     else:
         yield ok(f"{name}: copies {copies}")
+
+
+def _anew(name: str) -> str:
+    return f"nats stream backup {name} DIR; nats stream rm {name} -f; nats stream restore DIR --config NEW.json"
 
 
 def keeping(_config: MessagingConfig, name: str, info: _Told, _server: _Told) -> Iterator[Finding]:
     """Whether a stream acknowledges, and keeps each message until its age ends."""
     config, edit = info["config"], f"nats stream edit {name}"
-    anew = f"nats stream backup {name} DIR; nats stream rm {name} -f; nats stream restore DIR --config NEW.json"
+    anew = _anew(name)
     found = []
     if config["retention"] != "limits":
         found.append(broken(f"{name}: retention is {config['retention']}, which deletes what one group has read", anew))
@@ -199,8 +193,9 @@ def sizes(config: MessagingConfig, name: str, info: _Told, _server: _Told) -> It
 
 
 def room(_config: MessagingConfig, name: str, info: _Told, _server: _Told) -> Iterator[Finding]:
-    """How full a stream with a limit is that refuses when it is full."""
+    """How full a stream with a limit is that refuses when it is full, and whether it takes more consumers."""
     config, state = info["config"], info["state"]
+    yield from _consumers(name, config.get("max_consumers", -1), state.get("consumer_count", 0))
     pairs = (("max_msgs", state["messages"]), ("max_bytes", state["bytes"]))
     fill = {bound: has / config[bound] for bound, has in pairs if config.get(bound, -1) > 0}
     bound = max(fill, key=lambda each: fill[each], default="")
@@ -220,11 +215,34 @@ def room(_config: MessagingConfig, name: str, info: _Told, _server: _Told) -> It
         yield ok(what)
 
 
+def _consumers(name: str, most: int, there: int) -> Iterator[Finding]:
+    if most <= 0 or there + 1 < NEARLY * most:
+        return
+    what, why = f"{name}: {there:,} consumers, max_consumers is {most:,}", "a group or broadcast more is refused"
+    yield broken(what, _anew(name), why) if there >= most else warning(what, _anew(name), f"soon {why}")
+
+
+def account(told: _Told) -> Iterator[Finding]:
+    """How much of what its account may have is taken; a tier is what streams of so many copies have together."""
+    tiers: Mapping[str, _Told] = told.get("tiers") or {"": told}
+    for tier, each in tiers.items():
+        found = []
+        for kind, grows in (("storage", "every message"), ("streams", "a new stream"), ("consumers", "a new group")):
+            has, most = each.get(kind, 0), (each.get("limits") or {}).get(f"max_{kind}", -1)
+            if most <= 0 or has < NEARLY * most:
+                continue
+            what = f"the account has {has:,} of {most:,} {kind}{f' ({tier})' if tier else ''}"
+            mend = f"max_{'store' if kind == 'storage' else kind} in jetstream of the account, or of its JWT"
+            judge = broken if has >= most and kind != "streams" else warning
+            found.append(judge(what, mend, f"when there is no room left, {grows} is refused"))
+        yield from found or [ok(f"the account has room{f' ({tier})' if tier else ''}")]
+
+
 def age(config: MessagingConfig, name: str, info: _Told, _server: _Told) -> Iterator[Finding]:
     """How long a stream keeps messages, against the time that retries take and what is configured."""
     kept, needed = info["config"].get("max_age", 0) / 1e9, retries_secs(config) + config.nats.ack_wait_ms / 1000
     wanted = config.nats.stream_max_age_secs
-    mend = f"nats stream edit {name} --max-age {wanted if wanted == 0 or wanted > needed else _A_WEEK}s -f"
+    mend = f"nats stream edit {name} --max-age {_age(config)}s -f"
     if 0 < kept <= needed:
         yield broken(f"{name} keeps messages {spoken(kept)}, and retries may take {spoken(needed)}", mend)
     elif kept and (wanted == 0 or kept < wanted):
@@ -234,11 +252,20 @@ def age(config: MessagingConfig, name: str, info: _Told, _server: _Told) -> Iter
         yield ok(f"{name} keeps messages {spoken(kept) if kept else 'for ever'}")
 
 
+def _age(config: MessagingConfig) -> int:
+    """How long a stream should keep messages, in seconds; 0 is for ever."""
+    wanted, needed = config.nats.stream_max_age_secs, retries_secs(config) + config.nats.ack_wait_ms / 1000
+    return wanted if wanted == 0 or wanted > needed else _A_WEEK
+
+
 def duplicates(config: MessagingConfig, name: str, info: _Told, _server: _Told) -> Iterator[Finding]:
     """The window in which a message that is sent again is stored once, against how long it may be sent again."""
     window = info["config"].get("duplicate_window", 0) / 1e9
     sure, needed = resend_secs(config), repeat_secs(config)
-    mend = f"nats stream edit {name} --dupe-window {max(needed, config.nats.duplicate_window_secs):.0f}s -f"
+    longer, kept = ceil(max(needed, config.nats.duplicate_window_secs)), info["config"].get("max_age", 0) / 1e9
+    # The server refuses a window that is longer than messages are kept.
+    aged = f" --max-age {max(_age(config), longer) if _age(config) else 0}s" if 0 < kept < longer else ""
+    mend = f"nats stream edit {name}{aged} --dupe-window {longer}s -f"
     if window < sure:
         what = f"{name}: the duplicate window is {spoken(window)}, and a publish is sent again for {spoken(sure)}"
         yield broken(what, mend)
@@ -247,93 +274,3 @@ def duplicates(config: MessagingConfig, name: str, info: _Told, _server: _Told) 
         yield warning(what, mend)
     else:
         yield ok(f"{name}: the duplicate window is {spoken(window)}, needed are {spoken(needed)}")
-
-
-# Groups.
-
-
-def is_ours(consumer: Mapping[str, Any]) -> bool:
-    """Whether a consumer is the durable of one of the SDK's groups, by its name."""
-    name, subject = consumer["config"].get("durable_name", ""), consumer["config"].get("filter_subject", "")
-    pattern = _DIGEST.sub("", topics.durable_name("", subject)) if subject else ""
-    return bool(pattern and _DIGEST.search(name) and _DIGEST.sub("", name).endswith(pattern))
-
-
-def group(config: MessagingConfig, consumer: Mapping[str, Any]) -> Iterator[Finding]:
-    """A durable's settings, which the SDK never changes once it is made."""
-    name, stream, settings = consumer["name"], consumer["stream_name"], consumer["config"]
-    edit = f"nats consumer edit {stream} {name}"
-    wait, wanted = settings.get("ack_wait", 0) / 1e9, config.nats.ack_wait_ms / 1000
-    found = []
-    if settings.get("max_deliver", -1) > 0:
-        few = settings["max_deliver"]
-        what = f"{name}: max_deliver is {few}: what was delivered so often is dropped, and no dead letter tells of it"
-        found.append(broken(what, f"{edit} --max-deliver=-1 -f"))
-    if settings.get("ack_policy") != "explicit" or settings.get("deliver_subject"):
-        what = f"{name}: it is no pull consumer with explicit acknowledgement, and no subscription takes it"
-        found.append(broken(what, f"nats consumer rm {stream} {name} -f"))
-    elif wait < _LEAST_ACK_WAIT:
-        what = f"{name}: ack_wait is {spoken(wait)}: a short pause of the process hands its messages out twice"
-        found.append(warning(what, f"{edit} --wait {max(wanted, _LEAST_ACK_WAIT):g}s -f"))
-    elif nanos(wait) != nanos(wanted):
-        what = f"{name}: ack_wait is {spoken(wait)}, configured is {spoken(wanted)}"
-        found.append(
-            warning(what, f"{edit} --wait {wanted:g}s -f", "a durable keeps what was configured when it was made")
-        )
-    if 0 < settings.get("max_ack_pending", -1) < _PENDING:
-        what = f"{name}: max_ack_pending is {settings['max_ack_pending']:,}: one slow member holds up the others"
-        found.append(warning(what, f"{edit} --max-pending={_PENDING} -f"))
-    yield from found or [ok(f"{name}: ack_wait is {spoken(wait)}")]
-
-
-def passed_over(consumer: Mapping[str, Any], info: Mapping[str, Any]) -> Finding | None:
-    """Whether a stream begins behind what a group has reached: its next subscription ends with ``lost_place``."""
-    if consumer.get("num_waiting"):
-        return None  # somebody reads, and is told by the SDK itself
-    marked = int((consumer["config"].get("metadata") or {}).get(REACHED, 0))
-    missing = info["state"]["first_seq"] - 1 - max(marked, consumer["delivered"]["stream_seq"])
-    if missing <= 0:
-        return None
-    return broken(
-        f"{consumer['name']}: up to {missing:,} messages were deleted unread",
-        f"nats stream edit {consumer['stream_name']} --max-age ... -f for the next time; who subscribes is told once "
-        "(lost_place), and goes on from there",
-    )
-
-
-def lag(consumer: Mapping[str, Any], info: Mapping[str, Any], oldest: float) -> Finding:
-    """How much of its time the oldest unread message has behind it."""
-    name, waiting = consumer["name"], consumer["num_pending"] + consumer["num_ack_pending"]
-    kept, behind = info["config"].get("max_age", 0) / 1e9, unix(info["ts"]) - oldest if "ts" in info else 0.0
-    what = f"{name}: {waiting:,} unread, the oldest is {spoken(max(0.0, behind))} old"
-    if not kept or behind < HALF * kept:
-        return ok(what)
-    return warning(
-        f"{what}, and is deleted when it is {spoken(kept)} old",
-        f"nats stream edit {consumer['stream_name']} --max-age {2 * kept:.0f}s -f; then more or faster consumers",
-    )
-
-
-def handlers(
-    config: MessagingConfig, times: Mapping[str, float], consumers: Sequence[Mapping[str, Any]]
-) -> Iterator[Finding]:
-    """How long handlers take, against the time that the server waits for their acknowledgement."""
-    if not times:
-        yield ok("the worker has handled nothing from NATS yet")
-    for topic, secs in times.items():
-        durables = [each for each in consumers if topics.regex(_short(config, each)).fullmatch(topic)]
-        waits = {each["name"]: each["config"].get("ack_wait", 0) / 1e9 for each in durables}
-        waits = waits or {"nats.ack_wait_ms": config.nats.ack_wait_ms / 1000}
-        name = min(waits, key=lambda each: waits[each])
-        if secs <= waits[name]:
-            yield ok(f"99 of 100 handlers of {topic} end within {spoken(secs)}, ack_wait is {spoken(waits[name])}")
-            continue
-        mend = f"nats consumer edit {durables[0]['stream_name']} {name} --wait {2 * secs:.0f}s -f; " if durables else ""
-        yield warning(
-            f"handlers of {topic} take up to {spoken(secs)}, and ack_wait is {spoken(waits[name])} ({name})",
-            f"{mend}nats.ack_wait_ms = {2000 * secs:.0f} for the groups to come",
-        )
-
-
-def _short(config: MessagingConfig, consumer: Mapping[str, Any]) -> str:
-    return topics.short_name(config.topic_prefix, consumer["config"]["filter_subject"])
