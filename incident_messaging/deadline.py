@@ -14,6 +14,9 @@ from incident_messaging.errors import ConfigurationError
 #: Seconds by which deadlines of one loop may be early: ten thousand that are kept are much for the collector.
 _SAME = 0.002
 
+#: Seconds that may be waited, thirty years: the system's own waits overflow at 292.
+_MOST = 1e9
+
 #: Seconds that `jump` added; only the memory backend's test helper moves it.
 _offset = 0.0
 
@@ -46,9 +49,9 @@ class Deadline:
         """A deadline so many seconds from now; ``None`` is never, 0 or less is already over.
 
         Raises:
-            ConfigurationError: Not a number, or not a finite one.
+            ConfigurationError: As `seconds`.
         """
-        if type(seconds) is float and 0.0 <= seconds < math.inf:
+        if type(seconds) is float and 0.0 <= seconds <= _MOST:
             return cls(now() + seconds)
         return cls(None if seconds is None else now() + cls.seconds(seconds, "timeout"))
 
@@ -57,10 +60,12 @@ class Deadline:
         """A user's seconds, checked; none below 0.
 
         Raises:
-            ConfigurationError: Not a number, or not a finite one.
+            ConfigurationError: Not a number, or not a finite one, or more than can be waited.
         """
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigurationError(f"{name} {value!r} is not allowed: seconds as a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value <= _MOST:
+            raise ConfigurationError(
+                f"{name} {value!r} is not allowed: seconds as a finite number of at most {_MOST:,.0f}"
+            )
         return max(0.0, value)
 
     def renewed(self, seconds: float) -> Deadline:

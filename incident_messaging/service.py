@@ -485,8 +485,10 @@ class MessagingService:
             What could not be finished in time, in words.
 
         Raises:
+            ConfigurationError: ``timeout`` is not allowed; that is not for the end to find.
             MessagingError: A subscription could not be had or ended by itself, and this is why; all is closed.
         """
+        Deadline.seconds(timeout, "timeout")
         with signalled(signals) as stop:
             try:
                 self._handlers.wait(stop, partial(self.start_handlers, concurrency=concurrency))

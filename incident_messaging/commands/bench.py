@@ -11,7 +11,7 @@ import attrs
 import click
 from rich.console import Console
 
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, printable
+from incident_messaging.commands.common import Number, Sources, configured, failing, json_flag, printable
 from incident_messaging.commands.measure import Figures, Latency, Load, OwnTopic, Rate, measured
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.errors import ConfigurationError
@@ -40,7 +40,7 @@ __all__ = ["bench"]
 @click.option("--threads", type=click.IntRange(1, 256), default=4, show_default=True, help="That publish and wait.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 600),
+    type=Number(0.1, 600),
     default=10.0,
     show_default=True,
     help="After which a step begins nothing more.",

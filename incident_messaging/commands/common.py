@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,16 +17,37 @@ import click
 
 from incident_messaging.config import MessagingConfig
 from incident_messaging.config.sources import from_texts
-from incident_messaging.errors import MessagingError
+from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.service import MessagingService
 
-__all__ = ["INTERRUPTED", "Sources", "configured", "connected", "failing", "json_flag", "moment", "printable"]
+__all__ = [
+    "INTERRUPTED", "MOST_SECONDS", "WRONG_USAGE", "Number", "Sources", "configured", "connected", "failing",
+    "json_flag", "moment", "printable",
+]  # fmt: skip
 
 #: What a shell reports of a command that Ctrl-C ended.
 INTERRUPTED = 130
+#: What is asked for is not allowed, whoever finds that: click in the options, or the SDK.
+WRONG_USAGE = 2
+
+#: What an option may have of seconds, eleven days: the system's own waits end at 24.
+MOST_SECONDS = 1_000_000
 
 _AGO = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+#: What is behind a setting's name, where no "=" says how far that goes: it may be a secret.
+_BEHIND = re.compile(r"[^\w.-].*", re.DOTALL)
+
+
+class Number(click.FloatRange):
+    """A number in a range; ``nan``, which click's own lets through any, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of a text."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 @attrs.frozen
@@ -56,19 +78,29 @@ class Sources:
         """
         return from_texts(MessagingConfig, dict(self.settings))
 
+    def beyond(self, outer: Sources | None) -> Sources:
+        """These, and where they say nothing what stood before the name of a subcommand."""
+        if outer is None:
+            return self
+        return Sources(self.file or outer.file, (*outer.settings, *self.settings))
+
 
 def _setting(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     settings = []
     for value in values:
         name, equals, text = value.partition("=")
         if not (name and equals):
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as kafka.group_id=pager")
+            said = _BEHIND.sub("", value.strip())
+            raise click.BadParameter(f"{said!r} is not NAME=VALUE, such as kafka.group_id=pager")
         settings.append((name.strip(), text))
     return tuple(settings)
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where the configuration comes from, given to the command as ``sources``."""
+    """The options that say where the configuration comes from, given to the command as ``sources``.
+
+    A group that has them, too, keeps its own as the context's object.
+    """
 
     @click.option(
         "--config",
@@ -86,7 +118,8 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     )
     @wraps(command)
     def with_sources(config: Path | None, settings: tuple[tuple[str, str], ...], **options: Any) -> None:
-        command(sources=Sources(config, settings), **options)
+        outer = click.get_current_context().find_object(Sources)
+        command(sources=Sources(config, settings).beyond(outer), **options)
 
     return with_sources
 
@@ -96,12 +129,12 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="JSON for progr
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """An error of the SDK is one line on stderr and exit code 1; Ctrl-C is exit code 130."""
+    """An error of the SDK is one line on stderr and exit code 1, or 2 where it is the caller's; Ctrl-C is 130."""
     try:
         yield
     except MessagingError as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
-        sys.exit(1)
+        sys.exit(WRONG_USAGE if isinstance(error, ConfigurationError) else 1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -117,11 +150,11 @@ def moment(_context: click.Context, _option: click.Parameter, value: str | None)
     """An option's time: so long ago, or ISO 8601 (local where it has no zone)."""
     if value is None:
         return None
-    if ago := _AGO.fullmatch(value):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := _AGO.fullmatch(value):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         return datetime.fromisoformat(value).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{value!r} is no time: 30m, 2h, 7d, or ISO 8601") from None
 
 

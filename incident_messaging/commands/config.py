@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from incident_messaging.commands.common import Sources, configured, json_flag, printable
+from incident_messaging.commands.common import WRONG_USAGE, Sources, configured, json_flag, printable
 from incident_messaging.config import ENV_PREFIX, MessagingConfig
 from incident_messaging.config.extra import masked
 from incident_messaging.config.sources import Given, from_environment, from_file, merged, traced
@@ -54,7 +54,7 @@ def show(sources: Sources, as_json: bool) -> None:
     no file of a secret or a certificate is read. Of a configuration that is not allowed the settings are shown that
     were given, and what is wrong.
 
-    Exit code: 0; 1 if the configuration is not allowed; 2 for wrong usage.
+    Exit code: 0; 2 for wrong usage, and if the configuration is not allowed.
     """
     given: dict[str, Given] = {}
     error = None
@@ -70,7 +70,7 @@ def show(sources: Sources, as_json: bool) -> None:
         _print(rows)
     if error is not None:
         click.echo(f"Error: {printable(error)}", err=True)
-        sys.exit(1)
+        sys.exit(WRONG_USAGE)
 
 
 def _given(sources: Sources) -> dict[str, Given]:

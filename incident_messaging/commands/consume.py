@@ -20,11 +20,20 @@ from typing import Any
 import click
 
 from incident_messaging.codec import to_json
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, printable
-from incident_messaging.commands.messages import backend_option, nobody_reads, silence_stdout
+from incident_messaging.commands.common import (
+    MOST_SECONDS,
+    Number,
+    Sources,
+    configured,
+    failing,
+    json_flag,
+    printable,
+)
+from incident_messaging.commands.messages import backend_option, enabled, nobody_reads, silence_stdout
 from incident_messaging.config import MessagingBackend
-from incident_messaging.consuming.delivery import Delivery, Reject, Retry
+from incident_messaging.consuming.delivery import Delivery, Reject
 from incident_messaging.deadline import Deadline
+from incident_messaging.errors import MessagingError
 from incident_messaging.service import MessagingService
 from incident_messaging.worker import logs_somewhere
 
@@ -66,7 +75,7 @@ def _command(_context: click.Context, _option: click.Parameter, value: str) -> S
 @click.option("--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="How many run at once.")
 @click.option(
     "--handler-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0, MOST_SECONDS, min_open=True),
     metavar="SECONDS",
     help="End CMD after so long; the event has failed.",
 )
@@ -94,8 +103,8 @@ def consume(
     """
     runs = _Runs(command, handler_timeout, as_json=as_json)
     with failing(), _in_brief():
-        service = MessagingService(sources.load())
-        service.handler(topic, Any, group=group, concurrency=concurrency, backend=backend)(runs.handle)
+        service = MessagingService(enabled(sources.load()))
+        service.handler(topic, Any, group=group, concurrency=concurrency, backend=backend, auto_ack=False)(runs.handle)
         try:
             left = service.run_until_signal(timeout=handler_timeout or _END)
         finally:
@@ -107,6 +116,10 @@ def consume(
 
 class CommandFailed(Exception):
     """The command for an event ended with an exit code that is neither 0 nor 65, or ran out of time."""
+
+
+class _NotStarted(Exception):
+    """The command cannot be started, whatever the event is."""
 
 
 class _Runs:
@@ -131,24 +144,31 @@ class _Runs:
     def handle(self, delivery: Delivery[Any]) -> None:
         """Run the command for one event.
 
+        Where it is not the event that failed, but this is the end of the whole (the command cannot be started, nobody
+        reads stdout any more, the time for the end is over), the event is left as it is: a failure, also one that is
+        to be tried again, would give it up at the last attempt. It comes again.
+
         Raises:
             CommandFailed: It ended with another exit code than 0 and 65.
             Reject: It said 65, or the event does not fit into an environment.
-            Retry: It cannot be started, or nobody reads stdout any more; then this is the end of the whole.
         """
         begun = time.monotonic()
-        self._check_stdout()
+        if self._nobody_reads():
+            return
         try:
             code = self._run(delivery)
         except Reject:
             self._tell(delivery, "rejected", None, 0.0)
             raise
+        except _NotStarted:
+            return
         outcome = "acknowledged" if code == 0 else "rejected" if code == REJECTED else "failed"
         self._tell(delivery, outcome, code, time.monotonic() - begun)
-        if outcome == "rejected":
+        if outcome == "acknowledged":
+            _acknowledge(delivery)
+        elif outcome == "rejected":
             raise Reject(f"{self._command[0]}: exit code {REJECTED}")
-        if outcome == "failed":
-            self._check_stdout()
+        elif not (self._nobody_reads() or self._ending):
             raise CommandFailed(f"{self._command[0]}: {self._why(code)}")
 
     def end(self) -> None:
@@ -187,7 +207,7 @@ class _Runs:
             if isinstance(error, ValueError) or error.errno == errno.E2BIG:
                 raise Reject(f"key, headers or ids do not fit into an environment: {error}") from error
             self._break(f"{self._command[0]} cannot be started: {error.strerror}")
-            raise Retry from error
+            raise _NotStarted from error
         with process:
             with self._lock:
                 self._running.add(process)
@@ -200,11 +220,12 @@ class _Runs:
                 with self._lock:
                     self._running.discard(process)
 
-    def _check_stdout(self) -> None:
-        """A command that writes to a closed pipe fails by that, whatever its event is."""
+    def _nobody_reads(self) -> bool:
+        """A command that writes to a closed pipe fails by that, whatever its event is; then this is the end."""
         if nobody_reads():
             self._break(_NOBODY)
-            raise Retry
+            return True
+        return False
 
     def _break(self, words: str) -> None:
         """End the whole, and let nothing more run into the same."""
@@ -227,9 +248,9 @@ class _Runs:
         try:
             with self._lock:
                 click.echo(json.dumps(fields))
-        except BrokenPipeError:
+        except OSError as error:
             silence_stdout()
-            self._break(_NOBODY)
+            self._break(_NOBODY if isinstance(error, BrokenPipeError) else f"stdout: {error.strerror}")
 
     def _why(self, code: int | None) -> str:
         if code is None:
@@ -257,6 +278,13 @@ def _environment(delivery: Delivery[Any]) -> Mapping[str, str]:
     return inherited | {name: value for name, value in ours.items() if value is not None}
 
 
+def _acknowledge(delivery: Delivery[Any]) -> None:
+    try:
+        delivery.ack()
+    except MessagingError as error:  # what cannot be confirmed comes again, or was stored
+        log.warning("%s: acknowledged, but not confirmed: %s", delivery.position, error)
+
+
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """To the command and to what it has started itself."""
     try:
@@ -280,7 +308,7 @@ def _in_brief() -> Iterator[None]:
 
     def shorten(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (CommandFailed, Reject, Retry)):
+        if isinstance(error, (CommandFailed, Reject)):
             record.msg, record.args, record.exc_info = f"{record.getMessage()}: {error}", (), None
         return True
 

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from incident_messaging.commands.common import Sources, configured, connected, json_flag, moment, printable
+from incident_messaging.commands.common import Number, Sources, configured, connected, json_flag, moment, printable
 from incident_messaging.commands.messages import body_fields
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.dead_letters import DeadLetterReport
@@ -65,9 +65,9 @@ def dlq(context: click.Context, sources: Sources) -> None:
 
 @dlq.command("list")
 @_filters
+@configured
 @json_flag
-@click.pass_obj
-def list_(sources: Sources, /, filters: dict[str, Any], as_json: bool) -> None:
+def list_(sources: Sources, filters: dict[str, Any], as_json: bool) -> None:
     """Show dead letters, a line each; looking changes nothing."""
     with connected(sources) as service:
         for letter in service.dead_letters.list(**filters):
@@ -76,9 +76,9 @@ def list_(sources: Sources, /, filters: dict[str, Any], as_json: bool) -> None:
 
 @dlq.command()
 @click.argument("position")
+@configured
 @json_flag
-@click.pass_obj
-def show(sources: Sources, /, position: str, as_json: bool) -> None:
+def show(sources: Sources, position: str, as_json: bool) -> None:
     """Show one dead letter in full; POSITION is what `list` begins its line with."""
     with connected(sources) as service:
         letter = next((one for one in service.dead_letters.list() if str(one.position) == position), None)
@@ -95,11 +95,11 @@ def show(sources: Sources, /, position: str, as_json: bool) -> None:
 @click.option(
     "--max-redrives", type=click.IntRange(min=1), default=2, show_default=True, help="Leave one after so many."
 )
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many a second.")
+@click.option("--rate", type=Number(0.001, 1_000_000), metavar="N", help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
+@configured
 @json_flag
-@click.pass_obj
-def redrive(sources: Sources, /, filters: dict[str, Any], as_json: bool, **options: Any) -> None:
+def redrive(sources: Sources, filters: dict[str, Any], as_json: bool, **options: Any) -> None:
     """Put dead letters back on their topic, for the group that gave them up.
 
     One leaves only when the broker has acknowledged it: what is interrupted is simply run again.
@@ -113,9 +113,9 @@ def redrive(sources: Sources, /, filters: dict[str, Any], as_json: bool, **optio
 @_filters
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@configured
 @json_flag
-@click.pass_obj
-def purge(sources: Sources, /, filters: dict[str, Any], as_json: bool, dry_run: bool, yes: bool) -> None:
+def purge(sources: Sources, filters: dict[str, Any], as_json: bool, dry_run: bool, yes: bool) -> None:
     """Throw dead letters away; without filters, all of them."""
     with connected(sources) as service:
         if not (dry_run or yes):

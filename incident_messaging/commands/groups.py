@@ -48,9 +48,9 @@ def groups(context: click.Context, sources: Sources) -> None:
 
 @groups.command("list")
 @backend_option
+@configured
 @json_flag
-@click.pass_obj
-def list_(sources: Sources, /, backend: MessagingBackend | None, as_json: bool) -> None:
+def list_(sources: Sources, backend: MessagingBackend | None, as_json: bool) -> None:
     """Show who has a place.
 
     Every place on topics under the prefix; those of other programs are (foreign). NATS does not count members: "some"
@@ -92,10 +92,10 @@ def list_(sources: Sources, /, backend: MessagingBackend | None, as_json: bool) 
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @backend_option
+@configured
 @json_flag
-@click.pass_obj
 def reset(
-    sources: Sources, /, group: str, topic: str, target: Target, dry_run: bool, yes: bool,
+    sources: Sources, group: str, topic: str, target: Target, dry_run: bool, yes: bool,
     backend: MessagingBackend | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put a group's place elsewhere.
@@ -118,10 +118,10 @@ def reset(
 @click.argument("topic")
 @click.option("--dry-run", is_flag=True, help="Only show what would be taken over.")
 @backend_option
+@configured
 @json_flag
-@click.pass_obj
 def adopt(
-    sources: Sources, /, existing: str, group: str, topic: str, dry_run: bool,
+    sources: Sources, existing: str, group: str, topic: str, dry_run: bool,
     backend: MessagingBackend | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Take over another program's place.

@@ -22,7 +22,7 @@ from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.consuming.delivery import REPEATED, Delivery
 from incident_messaging.consuming.graves import is_kept
 from incident_messaging.envelope import MessageEnvelope, is_envelope
-from incident_messaging.errors import BackendUnavailable, SerializationError
+from incident_messaging.errors import BackendUnavailable, ConfigurationError, SerializationError
 from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.service import MessagingService
 
@@ -47,13 +47,16 @@ def backend_option(words: str, name: str = "--backend") -> Callable[[Callable[..
 
 
 def enabled(config: MessagingConfig) -> MessagingConfig:
-    """The configuration, where it sends anything: a command that says so of what it did not send would lie.
+    """The configuration, where there is a broker to it: a command that says so of what it did not send would lie.
 
     Raises:
         BackendUnavailable: Messaging is disabled.
+        ConfigurationError: The backend is this process's own memory.
     """
     if not config.enabled:
         raise BackendUnavailable("Messaging disabled", code="disabled")
+    if config.backend is MessagingBackend.MEMORY:
+        raise ConfigurationError("backend 'memory' is no broker: it begins empty, and ends with this command")
     return config
 
 

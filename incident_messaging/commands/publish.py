@@ -1,19 +1,17 @@
 """``incident-messaging publish``: one message from the command line, or a file of them.
 
-A file is published to its end, over as many runs as that takes. A file beside it (`_Progress`) says up to where it
+A file is published to its end, over as many runs as that takes. A file beside it (`Progress`) says up to where it
 is; each message's id is made of the run's own, the line and its number, so that what is sent a second time because
 nobody knows what became of it is stored once by JetStream.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import os
 import signal
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,8 +21,18 @@ import attrs
 import click
 
 from incident_messaging.codec import from_json, to_json
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, printable
+from incident_messaging.commands.common import (
+    MOST_SECONDS,
+    WRONG_USAGE,
+    Number,
+    Sources,
+    configured,
+    failing,
+    json_flag,
+    printable,
+)
 from incident_messaging.commands.messages import InFlight, backend_option, enabled, progress_bar, users_headers
+from incident_messaging.commands.progress import Line, Progress
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.envelope import MessageEnvelope, MessageMetadata
 from incident_messaging.errors import MessagingError, SerializationError
@@ -40,8 +48,7 @@ _FIELDS = ("topic", "key", "headers", "metadata", "payload", "backend", "positio
 _METADATA = tuple(field.name for field in attrs.fields(MessageMetadata))
 #: Bad lines that are named before the rest is counted.
 _NAMED = 20
-#: Seconds between two writes of the progress file, and those that an interrupted run waits for outcomes.
-_SAVE_EVERY = 0.25
+#: Seconds that an interrupted run waits for outcomes.
 _LAST_OUTCOMES = 2.0
 
 
@@ -68,7 +75,10 @@ def _headers(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--header", "headers", multiple=True, callback=_headers, metavar="NAME=VALUE", help="May be repeated.")
 @click.option("--correlation-id", metavar="ID", help="What the message belongs to.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.001), metavar="SECONDS", help="For each message.  [default: as configured]"
+    "--timeout",
+    type=Number(0.001, MOST_SECONDS),
+    metavar="SECONDS",
+    help="For each message.  [default: as configured]",
 )
 @backend_option("One of two brokers, to repair one side.")
 @configured
@@ -85,8 +95,9 @@ def publish(
     are taken. All lines are checked before the first is published. A run that was interrupted goes on where it was
     when it is run again; JSONL.progress says where.
 
-    Exit code: 0 if all is published; 1 if a broker cannot be had or refuses; 2 for wrong usage, JSON that cannot be
-    read and bad lines, and then nothing was published; 130 after Ctrl-C.
+    Exit code: 0 if all is published; 1 if a broker cannot be had or refuses, or another run publishes the file; 2 for
+    wrong usage, a configuration or topic that is not allowed, JSON that cannot be read and bad lines, and then nothing
+    was published; 130 after Ctrl-C.
     """
     if (file is None) == (message is None):
         raise click.UsageError("give TOPIC and JSON (- for stdin), or --file")
@@ -99,7 +110,8 @@ def publish(
     with failing():
         with closing(MessagingService(enabled(sources.load()))) as service:
             if file is not None:
-                _File(service, file, topic, backend).publish(as_json)
+                with _alone(file):
+                    _File(service, file, topic, backend).publish(as_json)
                 return
             payload = _read(message or "")
             event = _incident(payload)
@@ -124,7 +136,8 @@ def _incident(payload: Any) -> IncidentEvent | None:
 
     A wrong one is none: what has the type of one may be another topic's own message.
     """
-    if not isinstance(payload, dict) or payload.get("type") not in VARIANTS:
+    kind = payload.get("type") if isinstance(payload, dict) else None
+    if not isinstance(kind, str) or kind not in VARIANTS:
         return None
     try:
         event: IncidentEvent = from_json(to_json(payload), IncidentEvent)
@@ -151,27 +164,10 @@ def _tell(receipt: PublishReceipt, as_json: bool) -> None:
 class _BadLine(click.ClickException):
     """A line of the file is no message."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
     def __init__(self, number: int, words: str) -> None:
         super().__init__(f"line {number}: {printable(words)}")
-
-
-@attrs.frozen(kw_only=True)
-class _Line:
-    """A line as it is to be published.
-
-    Attributes:
-        number: From 1.
-        raw: Its bytes, and those before it that are behind the line published before.
-        mark: What tells it from every other line of every run.
-        message: What to publish.
-    """
-
-    number: int
-    raw: bytes
-    mark: str
-    message: Message
 
 
 class _File:
@@ -180,13 +176,11 @@ class _File:
     def __init__(
         self, service: MessagingService, file: Path, topic: str | None, backend: MessagingBackend | None
     ) -> None:
-        if not file.is_file():
-            raise click.UsageError(f"{file} is no regular file: it is read twice")
         self._service = service
         self._file = file
         self._topic = topic
         self._backend = backend
-        self._progress = _Progress(file, _target(service.config, topic, backend))
+        self._progress = Progress(file, _target(service.config, topic, backend))
         self._behind = self._progress.line
         self._duplicates = 0
         self._published = 0
@@ -198,7 +192,7 @@ class _File:
             click.echo(f"going on behind line {self._behind:,}, where the run before was interrupted", err=True)
         with _terminated(), progress_bar("published", left) as done:
 
-            def told(line: _Line, receipt: PublishReceipt) -> None:
+            def told(line: Line, receipt: PublishReceipt) -> None:
                 self._published += 1
                 self._duplicates += receipt.duplicate
                 self._progress.passed(line)
@@ -212,7 +206,7 @@ class _File:
             known = f", {self._duplicates:,} of them were there already" if self._duplicates else ""
             click.echo(f"{self._published:,} published{known}")
 
-    def _hand_over(self, flight: InFlight[_Line]) -> None:
+    def _hand_over(self, flight: InFlight[Line]) -> None:
         try:
             self._progress.save()  # before anything is sent: it holds what the ids are made of
             for line in self._lines():
@@ -249,7 +243,7 @@ class _File:
         click.echo(f"Nothing was published: {len(bad):,} of {len(bad) + count:,} lines are bad.{more}", err=True)
         sys.exit(_BadLine.exit_code)
 
-    def _lines(self, bad: Callable[[_BadLine], object] | None = None) -> Iterator[_Line]:
+    def _lines(self, bad: Callable[[_BadLine], object] | None = None) -> Iterator[Line]:
         """What is to be published yet; a bad line is told, or raised."""
         number, raw = self._progress.line, b""
         with self._file.open("rb") as lines:
@@ -262,7 +256,7 @@ class _File:
                     mark = self._progress.mark(number, text)
                     if mark in self._progress.beyond:
                         continue
-                    yield _Line(number=number, raw=raw, mark=mark, message=self._message(number, text, mark))
+                    yield Line(number=number, raw=raw, mark=mark, message=self._message(number, text, mark))
                     raw = b""
                 except _BadLine as error:
                     if bad is None:
@@ -303,6 +297,9 @@ def _object(number: int, text: bytes) -> dict[str, Any]:
         raise _BadLine(number, 'it is not an object with a "payload"')
     if unknown := sorted(fields.keys() - set(_FIELDS)):
         raise _BadLine(number, f"unknown {', '.join(unknown)}; there are {', '.join(_FIELDS)}")
+    for name in ("topic", "key"):
+        if not isinstance(fields.get(name), str | None):
+            raise _BadLine(number, f"{name} {fields[name]!r} is not allowed: it is text")
     headers = fields.get("headers", {})
     if not isinstance(headers, dict):
         raise _BadLine(number, "headers is an object of text")
@@ -315,106 +312,26 @@ def _target(config: MessagingConfig, topic: str | None, backend: MessagingBacken
     return hashlib.sha256(repr(where).encode()).hexdigest()
 
 
-def _digest(file: Path, size: int) -> Any:
-    """Of so many bytes of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as lines:
-        while size and (part := lines.read(min(size, 1 << 20))):
-            digest.update(part)
-            size -= len(part)
-    return digest
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """In the block no other run publishes the file: each would publish all of it, and write the same progress.
 
-
-@attrs.frozen
-class _Place:
-    """A line's number, where it ends, and a digest of the file up to there."""
-
-    line: int = 0
-    offset: int = 0
-    digest: Any = attrs.field(factory=hashlib.sha256)
-
-
-class _Progress:
-    """Up to where a file is published, kept in a file beside it until all is.
-
-    Guarantees: while lines pass it is written every `_SAVE_EVERY`, whole or not at all. What is published already is
-    only gone on from where it is unchanged.
+    Raises:
+        click.ClickException: Another run does.
     """
-
-    def __init__(self, file: Path, target: str) -> None:
-        self._path = file.with_name(f"{file.name}.progress")
-        self._target = target
-        self._run = uuid.uuid4()
-        self._saved = 0.0
-        self._at = _Place()
-        #: The marks of lines behind that, which are published.
-        self.beyond: set[str] = set()
-        if self._path.exists():
-            self._load(file)
-
-    def mark(self, number: int, text: bytes) -> str:
-        """What tells a line from every other line of every run."""
-        return str(uuid.uuid5(self._run, f"{number}:{text.strip().decode('utf-8', 'backslashreplace')}"))
-
-    @property
-    def line(self) -> int:
-        """The last line that is published, as all before it."""
-        return self._at.line
-
-    @property
-    def offset(self) -> int:
-        """Where it ends."""
-        return self._at.offset
-
-    def passed(self, line: _Line) -> None:
-        """A line is published, and so are all before it."""
-        digest = self._at.digest.copy()
-        digest.update(line.raw)
-        self._at = _Place(line.number, self.offset + len(line.raw), digest)  # at once: Ctrl-C may come anywhere
-        if time.monotonic() > self._saved + _SAVE_EVERY:
-            self.save()
-
-    def line_by_line(self, lines: list[_Line]) -> None:
-        """These are published, though not all before them."""
-        self.beyond.update(line.mark for line in lines)
-        self.save()
-
-    def save(self) -> None:
-        """Write the file, whole or not at all."""
-        place = {
-            "run": str(self._run), "target": self._target, "line": self.line, "offset": self.offset,
-            "sha256": self._at.digest.hexdigest(), "beyond": sorted(self.beyond),
-        }  # fmt: skip
-        new = self._path.with_name(f"{self._path.name}.new")
+    if not file.is_file():
+        raise click.UsageError(f"{file} is no regular file: it is read twice")
+    with file.open("rb") as held:
         try:
-            new.write_text(json.dumps(place))
-            os.replace(new, self._path)
-        except OSError as error:
-            words = f"{self._path} cannot be written: {error.strerror}; put the file where you may write"
-            raise click.ClickException(words) from error
-        self._saved = time.monotonic()
-
-    def end(self) -> None:
-        """All is published."""
-        self._path.unlink(missing_ok=True)
-
-    def _load(self, file: Path) -> None:
-        try:
-            place = json.loads(self._path.read_text())
-            self._run, target, digest = uuid.UUID(place["run"]), place["target"], place["sha256"]
-            line, offset, self.beyond = int(place["line"]), int(place["offset"]), set(place["beyond"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise self._refused("cannot be read") from error
-        if target != self._target and not line and not self.beyond:
-            return  # nothing came of that run
-        if target != self._target:
-            raise self._refused(f"is of a run with another TOPIC, broker or topic_prefix, up to line {line:,}")
-        self._at = _Place(line, offset, _digest(file, offset))
-        if self._at.digest.hexdigest() != digest:
-            raise self._refused(f"is of a run up to line {line:,}, and {file.name} has changed before that")
-
-    def _refused(self, words: str) -> click.ClickException:
-        return click.ClickException(f"{self._path} {words}; delete it to publish from the first line on")
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(f"another run publishes {printable(str(file))}; wait for its end") from None
+        except OSError as error:  # some network file systems lock nothing that is open for reading alone
+            click.echo(
+                f"warning: {printable(str(file))} cannot be locked ({error.strerror}): run this once at a time",
+                err=True,
+            )
+        yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ could only guess by a silence that it has come to that end.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ import click
 
 from incident_messaging import topics
 from incident_messaging.codec import Codec
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, moment, printable
+from incident_messaging.commands.common import Number, Sources, configured, failing, json_flag, moment, printable
 from incident_messaging.commands.messages import InFlight, backend_option, enabled, progress_bar, users_headers
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.errors import ConfigurationError, MessagingError
@@ -28,6 +29,7 @@ from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.publishing.publisher import Message
 from incident_messaging.record import Received
 from incident_messaging.service import MessagingService
+from incident_messaging.worker import logs_somewhere
 
 __all__ = ["replay"]
 
@@ -44,7 +46,7 @@ _NAMED = 20
 @click.option("--to", "target", required=True, metavar="OTHER", help="The topic to publish to, without the prefix.")
 @backend_option("Which of two brokers to read from.  [default: subscribe_backend]")
 @backend_option("Which of two to publish to.  [default: where it is read]", "--to-backend")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many a second.")
+@click.option("--rate", type=Number(0.001, 1_000_000), metavar="N", help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @configured
 @json_flag
@@ -59,8 +61,8 @@ def replay(
     what is not JSON is left, and named. The topic is read from its first message on, and keeps all.
 
     Exit code: 0 if all was replayed; 1 if a broker cannot be had or refuses, or something was left; 2 for wrong
-    usage; 130 after Ctrl-C. What was interrupted may be run again: JetStream stores what it had already once
-    (within duplicate_window_secs), Kafka twice.
+    usage, a topic or configuration that is not allowed among it; 130 after Ctrl-C. What was interrupted may be run
+    again: JetStream stores what it had already once (within duplicate_window_secs), Kafka twice.
     """
     with failing():
         config = enabled(sources.load())
@@ -71,6 +73,7 @@ def replay(
         for name in (topic, target):
             topics.full_name(config.topic_prefix, name)
         with MessagingService(config) as service:
+            logs_somewhere(logging.WARNING)  # from now on: a connection that is lost, and is back
             job = _Replay(service, since, until, rate, dry_run=dry_run)
             job.run(origin, topic, to, target)
     job.tell(as_json)

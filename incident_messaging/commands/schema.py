@@ -24,7 +24,7 @@ def schema(sources: Sources, whole: bool, as_json: bool) -> None:
     The output is JSON either way, with --json on one line. No broker is asked. The configuration counts for
     --asyncapi alone; what that prints names no user and no secret.
 
-    Exit code: 0; 1 if the configuration is not allowed; 2 for wrong usage.
+    Exit code: 0; 2 for wrong usage, and if the configuration is not allowed.
     """
     with failing():
         document = asyncapi(sources.load()) if whole else json_schema()

@@ -13,13 +13,23 @@ from itertools import islice
 
 import click
 
-from incident_messaging.commands.common import Sources, configured, connected, json_flag, moment, printable
-from incident_messaging.commands.messages import as_fields, backend_option, nobody_reads, silence_stdout
+from incident_messaging.commands.common import (
+    MOST_SECONDS,
+    Number,
+    Sources,
+    configured,
+    failing,
+    json_flag,
+    moment,
+    printable,
+)
+from incident_messaging.commands.messages import as_fields, backend_option, enabled, nobody_reads, silence_stdout
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import Delivery
 from incident_messaging.consuming.subscription import Subscription
 from incident_messaging.deadline import Deadline
 from incident_messaging.forms import rfc3339
+from incident_messaging.service import MessagingService
 from incident_messaging.worker import logs_somewhere
 
 __all__ = ["tail"]
@@ -28,6 +38,8 @@ __all__ = ["tail"]
 _MOST = 500
 #: Seconds between two looks at whether anybody still reads.
 _LOOK_EVERY = 0.5
+#: Seconds for the end: nothing has to be finished, and a broker that says nothing is not waited for.
+_END = 1.0
 
 
 @click.command()
@@ -36,7 +48,7 @@ _LOOK_EVERY = 0.5
     "--since", callback=moment, metavar="TIME", help="Begin there: 30m, 2h, 7d ago, or ISO 8601.  [default: now]"
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after so many.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End after so long without a message.")
+@click.option("--timeout", type=Number(0, MOST_SECONDS), metavar="SECONDS", help="End after so long without a message.")
 @backend_option("Which of two brokers to read from.")
 @configured
 @json_flag
@@ -53,11 +65,15 @@ def tail(
     Exit code: 0 at --limit or --timeout, or when nobody reads any more (`| head`); 1 if a broker cannot be had or
     the subscription ends; 2 for wrong usage; 130 after Ctrl-C.
     """
-    logs_somewhere(logging.WARNING)  # a connection that is lost, and is back
-    with _piped(), connected(sources) as service:
-        with service.subscribe(topic, bytes, broadcast=True, start=since or "latest", backend=backend) as subscription:
+    with _piped(), failing():
+        service = MessagingService(enabled(sources.load()))
+        try:
+            subscription = service.subscribe(topic, bytes, broadcast=True, start=since or "latest", backend=backend)
+            logs_somewhere(logging.WARNING)  # from now on: a connection that is lost, and is back
             for delivery in islice(_all(subscription, timeout), limit):
                 click.echo(json.dumps(as_fields(delivery)) if as_json else _line(delivery), color=_colours())
+        finally:
+            service.close(_END)
 
 
 def _all(subscription: Subscription[bytes], timeout: float | None) -> Iterator[Delivery[bytes]]:

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from incident_messaging.commands.common import MOST_SECONDS, Number, printable
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.service import MessagingService
 from incident_messaging.worker import logs_somewhere, run
@@ -27,7 +28,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     help="Serve /livez, /readyz and /metrics there; 0 is a free port, which is logged.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds that the end may take."
+    "--timeout", type=Number(0, MOST_SECONDS), default=10.0, show_default=True, help="Seconds that the end may take."
 )
 @click.option(
     "--log-level",
@@ -48,10 +49,10 @@ def worker(service: str, concurrency: int | None, host: str, port: int | None, t
         logs_somewhere(log_level.upper())
         left = run(found, concurrency=concurrency, host=host, port=port, timeout=timeout)
     except MessagingError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(1)
     for words in left:
-        click.echo(f"not finished: {words}", err=True)
+        click.echo(f"not finished: {printable(words)}", err=True)
     sys.exit(1 if left else 0)
 
 

@@ -84,7 +84,9 @@ _PROMISES: Final[Mapping[str, str]] = {
 }
 
 _CALLBACK = re.compile(r".*_cb|on_\w+|logger|opaque|default[._]topic[._]con\w+")
-_SECRET = re.compile(r"password|passphrase|secret|\.pem|_key$|oauthbearer\.config")
+_SECRET = re.compile(
+    r"password|passphrase|secret|token(?!\.endpoint\.url)|\.pem|_key$|oauthbearer\.config|jaas\.config"
+)
 #: What makes the name of a secret property that of the file that it is read from.
 _FILE: Final = "_file"
 

@@ -82,8 +82,8 @@ class Place:
         return [each.metadata or "" for each in found.topic_partitions]
 
     def run(self, command: str, *arguments: str, answer: str | None = None) -> Result:
-        """A command with this configuration; groups have it behind their own name."""
-        return CliRunner().invoke(commands, [command, "--config", str(self._path), *arguments], input=answer)
+        """A command with this configuration."""
+        return CliRunner().invoke(commands, [command, *arguments, "--config", str(self._path)], input=answer)
 
     def objects(self, command: str, *arguments: str) -> list[dict[str, Any]]:
         """What a command says as JSON."""

@@ -191,8 +191,9 @@ def test_a_broker_that_is_gone_at_the_end() -> None:
     [
         (["--messages", "0"], 2, "--messages"),
         (["--threads", "0"], 2, "--threads"),
-        (["--set", "enabled=false"], 1, "Error: messaging is disabled"),
-        (["--set", "backend=memory"], 1, "Error: backend 'memory' is no broker"),
+        (["--seconds", "nan"], 2, "'nan' is no number"),
+        (["--set", "enabled=false"], 2, "Error: messaging is disabled"),
+        (["--set", "backend=memory"], 2, "Error: backend 'memory' is no broker"),
         (["--size", "2000000"], 1, "exceeds max_message_size"),
     ],
 )

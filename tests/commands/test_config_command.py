@@ -122,6 +122,7 @@ SECRETS = {
         {"nats": {"password": ["hunter2"]}},
         {"nats": {"servers": ["nats://u:hunter2@h"]}},
         {"kafka": {"extra": ["hunter2"]}},
+        {"kafka": {"extra": {"sasl.jaas.config": "hunter2", "access.token": "hunter2"}}},
         {"kafka": {"bootstrap_servers": "u:hunter2@h:1"}},
     ],
     ids=str,
@@ -148,7 +149,7 @@ def test_what_is_not_allowed_is_told(
     show: Callable[..., Result], arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
     result = show("--json", *arguments, **environment)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {says}")
     assert json.loads(result.stdout)["error"] == result.stderr.removeprefix("Error: ").removesuffix("\n")
 
@@ -158,7 +159,7 @@ def test_what_was_given_is_shown_also_where_it_is_not_allowed(
 ) -> None:
     file = write({"kafka": {"session_timeout_ms": 0}, "source": "\x1b[2J"})
     result = show("--config", file, "--set", "kafka.group_id=g")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stdout.splitlines() == [
         f"kafka.session_timeout_ms = 0  (file {file})",
         'kafka.group_id = "g"  (--set)',
@@ -172,5 +173,5 @@ def test_wrong_usage(show: Callable[..., Result], tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("backend =")
     result = show("--config", str(broken))
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "is not valid toml" in result.stderr

@@ -92,6 +92,23 @@ def test_what_does_not_end_in_time_is_ended_and_its_event_comes_again(cli: Cli, 
     assert again.payload == {"n": 1}
 
 
+def test_what_is_ended_at_its_last_attempt_is_not_given_up(cli: Cli, script: Script) -> None:
+    cli.service.publish("orders", {"n": 1})
+    running = cli.start(
+        "consume", "orders", "--group", "g", "--exec", script("echo begun", "exec sleep 60"),
+        "--set", "retry.max_attempts=1",
+        prelude="from incident_messaging.commands import consume; consume._END = 0.2",
+    )  # fmt: skip
+    assert until(lambda: running.out == ["begun\n"], PATIENCE), running.err
+    running.process.send_signal(signal.SIGINT)
+    assert running.ended() == 1
+    said = "".join(running.err)
+    assert ("given up" in said, "dead letter" in said) == (False, False), said
+    assert "Error: callback still running" in said
+    (again,) = cli.service.consume("orders", group="g", timeout=15.0, limit=1)
+    assert again.payload == {"n": 1}
+
+
 @pytest.mark.parametrize("broker_ways", ["nats"], indirect=True)
 def test_a_command_that_cannot_be_started_any_more_ends_it_and_loses_nothing(cli: Cli, script: Script) -> None:
     for payload in range(3):
@@ -132,7 +149,10 @@ def test_nobody_reads_any_more_and_no_event_fails_by_that(cli: Cli) -> None:
         (["--group", "g", "--exec", "echo 'a"], 2, "No closing quotation"),
         (["--group", "g", "--exec", ""], 2, "it is empty"),
         (["--group", "g", "--exec", "true", "--handler-timeout", "0"], 2, "handler-timeout"),
-        (["--group", " ", "--exec", "true"], 1, "a name that is not empty"),
+        (["--group", "g", "--exec", "true", "--handler-timeout", "inf"], 2, "inf is not in the range"),
+        (["--group", "g", "--exec", "true", "--handler-timeout", "1e300"], 2, "is not in the range"),
+        (["--group", "g", "--exec", "true", "--set", "backend=memory"], 2, "backend 'memory' is no broker"),
+        (["--group", " ", "--exec", "true"], 2, "a name that is not empty"),
         (["--group", "g", "--exec", "true", "--set", "enabled=false"], 1, "Messaging disabled"),
         (["--group", "g", "--exec", "true", "--set", "nats.servers=127.0.0.1:{port}"], 1, "connection refused"),
     ],

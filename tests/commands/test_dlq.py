@@ -36,7 +36,7 @@ def service(config: Path, nothing_left_behind: None) -> Iterator[MessagingServic
 @pytest.fixture
 def run(config: Path) -> Callable[..., Result]:
     def invoke(*arguments: str, answer: str | None = None) -> Result:
-        return CliRunner().invoke(commands, ["dlq", "--config", str(config), *arguments], input=answer)
+        return CliRunner().invoke(commands, ["dlq", *arguments, "--config", str(config)], input=answer)
 
     return invoke
 
@@ -98,8 +98,9 @@ def test_purge_asks(service: MessagingService, run: Callable[..., Result]) -> No
     ("arguments", "code", "says"),
     [
         (["list", "--since", "yesterday"], 2, "is no time"),
-        (["list", "--topic", "a b"], 1, "topic 'a b' is not allowed"),
+        (["list", "--topic", "a b"], 2, "topic 'a b' is not allowed"),
         (["redrive", "--rate", "0"], 2, "rate"),
+        (["redrive", "--rate", "nan"], 2, "'nan' is no number"),
         (["list", "--backend", "pigeon"], 2, "pigeon"),
     ],
 )

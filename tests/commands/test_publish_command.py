@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from messages_kit import PATIENCE, Cli
 from incident_messaging import IncidentCreated, IncidentEvent
 from incident_messaging.brokers.ports import free_port
 from incident_messaging.commands import commands
-from incident_messaging.commands.publish import _Progress
+from incident_messaging.commands.progress import Progress
 
 CREATED = {"type": "Created", "incident_id": "INC-1", "severity": "high", "incident_type": "database", "title": "down"}
 LINES = 1_500
@@ -26,13 +27,13 @@ LINES = 1_500
 #: Runs a command and is killed, as by ``kill -9``, behind the 300th line.
 KILLED = """
 import os, signal
-from incident_messaging.commands import commands, publish
-passed = publish._Progress.passed
+from incident_messaging.commands import commands, progress
+passed = progress.Progress.passed
 def passed_and_killed(self, line):
     passed(self, line)
     if line.number == 300:
         os.kill(os.getpid(), signal.SIGKILL)
-publish._Progress.passed = passed_and_killed
+progress.Progress.passed = passed_and_killed
 commands()
 """
 
@@ -119,15 +120,15 @@ def test_a_run_that_was_killed_goes_on_where_it_was(cli: Cli) -> None:
 def test_a_run_that_was_told_to_end_is_gone_on_with_and_nothing_is_stored_twice(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, passed = numbered(cli.folder), _Progress.passed
+    path, passed = numbered(cli.folder), Progress.passed
 
-    def told(self: _Progress, line: Any) -> None:
+    def told(self: Progress, line: Any) -> None:
         passed(self, line)
         if line.number == 300:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Progress, "passed", told)
+        patch.setattr(Progress, "passed", told)
         ended = cli.run("publish", "--file", str(path))
     assert (ended.exit_code, "300 published, up to line 300; run it again" in ended.stderr) == (130, True)
     with path.open("a") as file:
@@ -140,14 +141,14 @@ def test_a_run_that_was_told_to_end_is_gone_on_with_and_nothing_is_stored_twice(
 def interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of which a run has published the first line."""
     path = written(cli.folder, *({"topic": "orders", "payload": n} for n in range(3)))
-    passed = _Progress.passed
+    passed = Progress.passed
 
-    def broken(self: _Progress, line: Any) -> None:
+    def broken(self: Progress, line: Any) -> None:
         passed(self, line)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Progress, "passed", broken)
+        patch.setattr(Progress, "passed", broken)
         assert cli.run("publish", "--file", str(path)).exit_code == 130
     return path
 
@@ -189,7 +190,11 @@ BAD = {
     '{"topic": "a", "payload": NaN}': "nan is not a JSON number",
     '{"topic": "a b", "payload": 1}': "topic 'a b' is not allowed",
     '{"topic": 5, "payload": 1}': "topic 5 is not allowed",
+    '{"topic": ["a"], "payload": 1}': "topic ['a'] is not allowed",
+    '{"topic": {"a": 1}, "payload": 1}': "topic {'a': 1} is not allowed",
+    '{"payload": {"type": ["Created"]}}': "it names no topic, and reads as no incident event",
     '{"topic": "a", "key": 5, "payload": 1}': "key 5 is not allowed",
+    '{"topic": "a", "key": ["k"], "payload": 1}': "key ['k'] is not allowed",
     '{"topic": "a", "headers": [], "payload": 1}': "headers is an object of text",
     '{"topic": "a", "headers": {"a": 1}, "payload": 1}': "header 'a' has the value 1",
     '{"topic": "a", "metadata": {"id": 1}, "payload": 1}': "metadata is an object of message_id",
@@ -199,10 +204,10 @@ BAD = {
 
 
 def test_bad_lines_are_named_by_number_and_nothing_is_published(tmp_path: Path) -> None:
-    path = written(tmp_path, '{"topic": "a", "payload": 1}', "", *BAD, *["x"] * 9)
+    path = written(tmp_path, '{"topic": "a", "payload": 1}', "", *BAD, *["x"] * 5)
     with path.open("ab") as file:
         file.write(b'{"topic": "a", "payload": "\xff"}')
-    done = CliRunner().invoke(commands, ["publish", "--file", str(path), "--set", "backend=memory"])
+    done = CliRunner().invoke(commands, ["publish", "--file", str(path)])
     named = done.stderr.splitlines()
     assert (done.exit_code, done.stdout) == (2, "")
     assert named[-1] == "Nothing was published: 25 of 26 lines are bad. 5 more are not named."
@@ -222,15 +227,32 @@ def test_bad_lines_are_named_by_number_and_nothing_is_published(tmp_path: Path) 
         (["orders", "{"], 2, "not readable as JSON"),
         (["orders", "-"], 2, "not readable as JSON"),
         (["orders", "{}", "--header", "a"], 2, "'a' is not NAME=VALUE"),
-        (["orders", "{}", "--header", "x-key=1"], 1, "header 'x-key' is reserved"),
-        (["orders.*", "{}"], 1, "topic 'orders.*' is not allowed"),
-        (["orders", "{}", "--backend", "kafka"], 1, "backend 'kafka' is not configured"),
+        (["orders", "{}", "--header", "x-key=1"], 2, "header 'x-key' is reserved"),
+        (["orders", "{}", "--timeout", "nan"], 2, "'nan' is no number"),
+        (["orders", "{}", "--timeout", "inf"], 2, "inf is not in the range"),
+        (["orders", "{}", "--set", "nats.password hunter2"], 2, "'nats.password' is not NAME=VALUE"),
+        (["orders", "{}", "--set", "backend=memory"], 2, "backend 'memory' is no broker"),
+        (["", "{}"], 2, "topic '' is not allowed"),
+        (["orders.*", "{}"], 2, "topic 'orders.*' is not allowed"),
+        (["orders", "{}", "--backend", "kafka"], 2, "backend 'kafka' is not configured"),
         (["orders", "{}", "--set", "enabled=false"], 1, "Messaging disabled"),
     ],
 )
 def test_wrong_usage(arguments: list[str], code: int, says: str) -> None:
-    done = CliRunner().invoke(commands, ["publish", "--set", "backend=memory", *arguments])
+    done = CliRunner().invoke(commands, ["publish", *arguments])
     assert (done.exit_code, says in done.output) == (code, True), done.output
+    assert "hunter2" not in done.output
+
+
+def test_two_runs_at_once_do_not_publish_a_file_twice(tmp_path: Path) -> None:
+    path = written(tmp_path, {"topic": "orders", "payload": 1})
+    arguments = ["publish", "--file", str(path), "--set", f"nats.servers=nats://127.0.0.1:{free_port()}"]
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = CliRunner().invoke(commands, arguments)
+        assert (done.exit_code, done.output) == (1, f"Error: another run publishes {path}; wait for its end\n")
+        assert not path.with_name("events.jsonl.progress").exists()
+    assert "connection refused" in CliRunner().invoke(commands, arguments).output
 
 
 @pytest.mark.parametrize("what", ["message", "file"])
@@ -242,4 +264,8 @@ def test_a_broker_that_is_not_there(what: str, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.endswith(f"Error: NATS connection failed: connection refused ({url})\n")
     # Nothing came of it, so it may go elsewhere.
-    assert CliRunner().invoke(commands, ["publish", *arguments, "--set", "backend=memory"]).exit_code == 0
+    elsewhere = f"nats://127.0.0.1:{free_port()}"
+    again = CliRunner().invoke(
+        commands, ["publish", *arguments, "--timeout", "1", "--set", f"nats.servers={elsewhere}"]
+    )
+    assert again.stderr.endswith(f"connection refused ({elsewhere})\n")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from messages_kit import Cli, now
-from waiting import takes
+from messages_kit import PATIENCE, Cli, now
+from waiting import takes, until
 
+from incident_messaging.brokers import NatsServer
 from incident_messaging.brokers.ports import free_port
 from incident_messaging.commands import commands, replay
 
@@ -91,6 +93,17 @@ def test_not_faster_than_asked_for_and_broken_off(cli: Cli, monkeypatch: pytest.
     assert (ended.exit_code, ended.stderr.startswith("broken off: at least ")) == (130, True)
 
 
+def test_a_broker_that_dies_meanwhile_is_told(tmp_path: Path) -> None:
+    with NatsServer() as server:
+        cli = Cli("nats", {"servers": [server.url]}, tmp_path)
+        since = stored(cli, *range(4))
+        running = cli.start("replay", "orders", "--since", since, "--to", "copy", "--rate", "2")
+        assert until(lambda: cli.held("copy"), PATIENCE), running.err
+        server.kill()
+        assert until(lambda: any("connecting again" in line for line in running.err), PATIENCE), running.err
+        cli.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -98,9 +111,11 @@ def test_not_faster_than_asked_for_and_broken_off(cli: Cli, monkeypatch: pytest.
         (["--since", "1h"], 2, "Missing option '--to'"),
         (["--since", "1h", "--to", "orders"], 2, "orders cannot be replayed onto itself"),
         (["--since", "1h", "--to", "copy", "--rate", "0"], 2, "rate"),
-        (["--since", "1h", "--to", "a b"], 1, "topic 'a b' is not allowed"),
-        (["--since", "1h", "--to", "copy.*"], 1, "topic 'copy.*' is not allowed"),
-        (["--since", "1h", "--to", "copy", "--to-backend", "kafka"], 1, "backend 'kafka' is not configured"),
+        (["--since", "1h", "--to", "copy", "--rate", "nan"], 2, "'nan' is no number"),
+        (["--since", "1h", "--to", "copy", "--set", "backend=memory"], 2, "backend 'memory' is no broker"),
+        (["--since", "1h", "--to", "a b"], 2, "topic 'a b' is not allowed"),
+        (["--since", "1h", "--to", "copy.*"], 2, "topic 'copy.*' is not allowed"),
+        (["--since", "1h", "--to", "copy", "--to-backend", "kafka"], 2, "backend 'kafka' is not configured"),
         (["--since", "1h", "--to", "copy", "--set", "enabled=false"], 1, "Messaging disabled"),
         (["--since", "1h", "--to", "copy", "--set", "nats.servers=127.0.0.1:{port}"], 1, "connection refused"),
     ],

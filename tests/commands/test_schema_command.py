@@ -28,5 +28,5 @@ def test_a_configuration_that_is_not_allowed_counts_for_asyncapi_alone() -> None
     wrong = ["--set", "topic_prefix=a b"]
     assert CliRunner().invoke(commands, ["schema", *wrong]).exit_code == 0
     document = CliRunner().invoke(commands, ["schema", "--asyncapi", *wrong])
-    assert (document.exit_code, document.stdout) == (1, "")
+    assert (document.exit_code, document.stdout) == (2, "")
     assert document.stderr.startswith("Error: topic_prefix: topic 'a b' is not allowed")

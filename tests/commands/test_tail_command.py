@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from messages_kit import PATIENCE, Cli
-from waiting import until
+from waiting import takes, until
 
 from incident_messaging import MessageEnvelope
+from incident_messaging.brokers import NatsServer
 from incident_messaging.brokers.ports import free_port
 from incident_messaging.commands import commands
 
@@ -62,6 +63,20 @@ def test_it_follows_until_ctrl_c_and_takes_nothing_from_a_group(cli: Cli) -> Non
     assert taken.payload == "before"
 
 
+def test_ctrl_c_ends_it_also_where_the_broker_says_nothing(tmp_path: Path) -> None:
+    with NatsServer() as server:
+        cli = Cli("nats", {"servers": [server.url]}, tmp_path)
+        cli.service.publish("orders", 1)
+        running = cli.start("tail", "orders", "--since", "1h")
+        assert until(lambda: running.out, PATIENCE), running.err
+        server.freeze()
+        with takes(at_most=5.0):
+            running.process.send_signal(signal.SIGINT)
+            assert running.ended() == 130
+        server.thaw()
+        cli.close()
+
+
 @pytest.mark.parametrize("broker_ways", ["nats"], indirect=True)
 def test_it_ends_when_nobody_reads_any_more_though_nothing_comes(cli: Cli) -> None:
     for payload in range(3):
@@ -77,9 +92,17 @@ def test_it_ends_when_nobody_reads_any_more_though_nothing_comes(cli: Cli) -> No
         assert (process.wait(PATIENCE), process.stderr.read()) == (0, b"")
 
 
+def test_a_connection_that_is_refused_is_told_once(tmp_path: Path) -> None:
+    away = f"nats://127.0.0.1:{free_port()}"
+    tail = [sys.executable, "-m", "incident_messaging.cli", "tail", "orders", "--set", f"nats.servers={away}"]
+    done = subprocess.run(tail, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, f"Error: NATS connection failed: connection refused ({away})\n")
+
+
 def test_colours_are_for_terminals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("incident_messaging.commands.tail._all", lambda *_: iter([_Shown()]))
+    monkeypatch.setattr("incident_messaging.commands.tail.enabled", lambda config: config)
     arguments = ["tail", "orders", "--set", "backend=memory"]
     coloured = CliRunner().invoke(commands, arguments, color=True).stdout
     assert "\x1b[36morders\x1b[0m" in coloured
@@ -105,7 +128,12 @@ class _Shown:
         ([], 2, "Missing argument 'TOPIC'"),
         (["orders", "--since", "yesterday"], 2, "is no time"),
         (["orders", "--limit", "0"], 2, "limit"),
-        (["a b"], 1, "topic 'a b' is not allowed"),
+        (["orders", "--since", "999999999d"], 2, "is no time"),
+        (["orders", "--since", "9999-12-31T23:59:59-14:00"], 2, "is no time"),
+        (["orders", "--timeout", "nan"], 2, "'nan' is no number"),
+        (["orders", "--timeout", "inf"], 2, "inf is not in the range"),
+        (["orders", "--set", "backend=memory"], 2, "backend 'memory' is no broker"),
+        (["a b"], 2, "topic 'a b' is not allowed"),
         (["orders", "--set", "enabled=false"], 1, "Messaging disabled"),
         (["orders", "--set", "backend=nats", "--set", "nats.servers=nats://127.0.0.1:{port}"], 1, "connection refused"),
         (["orders", "--set", "backend=kafka", "--set", "kafka.bootstrap_servers=127.0.0.1:{port}"], 1, "not available"),
@@ -113,5 +141,5 @@ class _Shown:
 )
 def test_what_cannot_be_shown(arguments: list[str], code: int, says: str) -> None:
     given = [argument.format(port=free_port()) for argument in arguments]
-    done = CliRunner().invoke(commands, ["tail", "--set", "backend=memory", *given])
+    done = CliRunner().invoke(commands, ["tail", *given])
     assert (done.exit_code, says in done.output) == (code, True), done.output

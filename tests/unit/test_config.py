@@ -499,9 +499,19 @@ def test_other_properties_pass_through_as_they_are():
 
 def test_secret_properties_are_masked():
     shown = repr(
-        KafkaConfig(extra={"ssl.key.pem": "s3cret", "sasl.oauthbearer.client.secret": "s3cret", "linger.ms": 5})
+        KafkaConfig(
+            extra={
+                "ssl.key.pem": "s3cret",
+                "sasl.oauthbearer.client.secret": "s3cret",
+                "sasl.jaas.config": "s3cret",
+                "access.token": "s3cret",
+                "sasl.oauthbearer.token.endpoint.url": "https://token",
+                "linger.ms": 5,
+            }
+        )
     )
     assert "s3cret" not in shown
+    assert "'sasl.oauthbearer.token.endpoint.url': 'https://token'" in shown
     assert "'linger.ms': 5" in shown
 
 

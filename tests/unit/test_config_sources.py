@@ -1,6 +1,7 @@
 """Where settings come from: mappings, environment variables, files, and all of them in order."""
 
 import json
+import os
 
 import pytest
 
@@ -18,6 +19,13 @@ def refused(call, *args, **values):
     with pytest.raises(ConfigurationError) as caught:
         call(*args, **values)
     return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """What the shell of whoever runs the tests has exported is none of theirs."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -278,6 +280,15 @@ def test_run_until_signal_handles_and_ends_by_a_signal(name: str) -> None:
         )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.split("\n") == ["handled 0", "handled 1", "handled 2", "handled 3", "left []", ""]
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e300])
+def test_seconds_that_cannot_be_waited_are_refused_at_once(messaging: MessagingService, seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"handler_timeout .* is not allowed"):
+        messaging.subscribe("orders", callback=print, handler_timeout=seconds)
+    for wait in (messaging.run_until_signal, partial(messaging.consume_one, "orders")):
+        with pytest.raises(ConfigurationError, match=r"timeout .* is not allowed"):
+            wait(timeout=seconds)
 
 
 SCRIPT = """
