@@ -12,7 +12,7 @@ import psutil
 import pytest
 from waiting import until
 
-pytest_plugins = ("pytester",)
+pytest_plugins = ("pytester", "not_asked")
 
 #: Seconds that what was closed has to be gone; librdkafka ends its own threads behind the close.
 PATIENCE = 15.0

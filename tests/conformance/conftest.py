@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from bench import Bench
 from features import BACKENDS, Features
-
-_not_asked: dict[str, set[str]] = {}
+from not_asked import CASES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,17 +20,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     needed = marker.args if marker else ()
     for features in BACKENDS:
         for reason in features.lacks(*needed):
-            _not_asked.setdefault(f"{features.name}: {reason}", set()).add(metafunc.definition.name)
+            CASES.setdefault(f"{features.name}: {reason}", set()).add(metafunc.definition.name)
     able = [features for features in BACKENDS if not features.lacks(*needed)]
     metafunc.parametrize("features", able, ids=lambda features: features.name, indirect=True, scope="session")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Which cases do not concern which backend, and why."""
-    if _not_asked:
-        terminalreporter.section("conformance: what a backend is not asked")
-    for reason, cases in sorted(_not_asked.items()):
-        terminalreporter.line(f"{reason} ({len(cases)} cases)")
 
 
 @pytest.fixture(scope="session")
