@@ -115,20 +115,6 @@ class Codec:
         self._json = json or jsontext.select()
         self._payloads = Payloads(converter, self._json)
 
-    def encode(
-        self,
-        message: Any,
-        *,
-        topic: str,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        correlation_id: str | None = None,
-    ) -> Record:
-        """The record that carries a message in its envelope; arguments and errors as `write`."""
-        record = Record.__new__(Record)
-        self.write(record, message, topic, key, headers, correlation_id)
-        return record
-
     def write(
         self,
         record: Record,

@@ -268,7 +268,9 @@ class Publisher:
     ) -> Publication:
         """The rest of the way where somebody looks on, whose headers make the message larger."""
         try:
-            size = self._check_size(record.size, message, record, route.backends)
+            size = record.size
+            if size > self._most:
+                raise self._too_large(size, message, record, route.backends)
             publication = self._publication(route, message.payload, record, size, _Traced(sending, waiter), index)
             publication.start(block, deadline)
         except BaseException as error:
@@ -300,19 +302,20 @@ class Publisher:
             size = self._codec.write(record, payload, full, message.key, message.headers, correlation)
         except MessagingError as error:
             raise self._refused(error, message.topic, backends, message.topic) from error.__cause__
-        return size if size <= self._most else self._check_size(size, message, record, backends)
-
-    def _check_size(self, size: int, message: Message, record: Record, backends: Sequence[MessagingBackend]) -> int:
-        most = self._most
-        if size > most:
-            error = PublishFailed(
-                f"message of {size:,} bytes exceeds max_message_size {most:,} (body, key and headers);"
-                " send less, or raise max_message_size and the broker's own limit",
-                code="too_large",
-                envelope=sent_envelope(message.payload, record),
-            )
-            raise self._refused(error, message.topic, backends, message.topic)
+        if size > self._most:
+            raise self._too_large(size, message, record, backends)
         return size
+
+    def _too_large(
+        self, size: int, message: Message, record: Record, backends: Sequence[MessagingBackend]
+    ) -> MessagingError:
+        error = PublishFailed(
+            f"message of {size:,} bytes exceeds max_message_size {self._most:,} (body, key and headers);"
+            " send less, or raise max_message_size and the broker's own limit",
+            code="too_large",
+            envelope=sent_envelope(message.payload, record),
+        )
+        return self._refused(error, message.topic, backends, message.topic)
 
     def _refused(
         self, error: MessagingError, topic: Any, backends: Sequence[MessagingBackend], label: str = OTHER

@@ -21,7 +21,7 @@ from incident_messaging.codec import SKIPPED, Codec
 from incident_messaging.commands.dlq import _line, _page
 from incident_messaging.consuming.graves import Grave, dead_letter, shed
 from incident_messaging.consuming.letters import read_letter
-from incident_messaging.record import RESERVE, Position
+from incident_messaging.record import RESERVE, Position, Record
 
 
 def came(block: bytes) -> wire.Message:
@@ -92,7 +92,7 @@ def test_a_message_with_ids_of_foreign_bytes_can_be_forwarded(name: bytes) -> No
     codec = Codec(source="tests")
     envelope = codec.decoder(dict)(came(b"NATS/1.0\r\n%s: \xff\r\n\r\n" % name))
     assert envelope is not SKIPPED
-    codec.encode(envelope, topic="p.elsewhere")
+    codec.write(Record.__new__(Record), envelope, "p.elsewhere", None, None, None)
 
 
 @pytest.mark.parametrize("written", [b"\x1b[2J", b"\xff", "\x9b2J \u202e".encode(), b"\r\tover"])

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import attrs
+from codec_kit import record_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -218,7 +219,7 @@ def test_both_read_and_refuse_the_same_bytes(data: bytes) -> None:
 @UNHURRIED
 def test_an_event_comes_back_as_its_variant(event: IncidentEvent) -> None:
     for codec in CODECS:
-        record = codec.encode(event, topic="t", key=event.incident_id)
+        record = record_of(codec, event, topic="t", key=event.incident_id)
         for message_type in (IncidentEvent, type(event)):
             envelope = codec.decoder(message_type)(received(record.body))
             assert envelope is not SKIPPED
@@ -232,7 +233,7 @@ def test_an_event_comes_back_as_its_variant(event: IncidentEvent) -> None:
 @UNHURRIED
 def test_a_class_with_fields_of_every_kind_comes_back(sample: Sample) -> None:
     for codec in CODECS:
-        envelope = codec.decoder(Sample)(received(codec.encode(sample, topic="t").body))
+        envelope = codec.decoder(Sample)(received(record_of(codec, sample, topic="t").body))
         assert envelope is not SKIPPED
         assert envelope.payload == sample
 
@@ -255,7 +256,7 @@ def test_an_envelope_comes_back_in_either_form_of_time(metadata: MessageMetadata
     given_envelope = MessageEnvelope(metadata, payload)
     for json in BOTH:
         codec = Codec(source="tests", timestamp_format=form, json=json)
-        record = codec.encode(given_envelope, topic="t")
+        record = record_of(codec, given_envelope, topic="t")
         assert sent_envelope(given_envelope, record) is given_envelope
         assert codec.decoder(Any)(received(record.body)) == given_envelope
     assert from_json(to_json(given_envelope), MessageEnvelope[Any]) == given_envelope
@@ -303,7 +304,7 @@ def test_whatever_arrives_is_decoded_skipped_or_one_error_with_the_bytes(body: b
 def test_metadata_of_any_kind_becomes_metadata_that_can_be_sent(fields: dict[str, Any]) -> None:
     metadata = read_metadata(fields, "spare", 1.5)
 
-    CODECS[0].encode(MessageEnvelope(metadata, None), topic="t")
+    record_of(CODECS[0], MessageEnvelope(metadata, None), topic="t")
     assert metadata.time.tzinfo is UTC
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from codec_kit import record_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
@@ -80,7 +81,7 @@ def test_the_document_and_each_part_are_valid_by_the_metaschemas() -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
 @pytest.mark.parametrize("codec", WRITERS, ids=["unix", "rfc3339"])
 def test_what_is_published_is_valid(codec: Codec, event: IncidentEvent) -> None:
-    document = json.loads(codec.encode(event, topic="t", correlation_id="c").body)
+    document = json.loads(record_of(codec, event, topic="t", correlation_id="c").body)
     WRITTEN.validate(document)
     RECEIVED.validate(document)
     validator(type(event).__name__).validate(document["payload"])
@@ -89,7 +90,7 @@ def test_what_is_published_is_valid(codec: Codec, event: IncidentEvent) -> None:
 @UNHURRIED
 @given(event=known_events | unknown_events, codec=st.sampled_from(WRITERS))
 def test_whatever_an_event_holds_is_valid(event: IncidentEvent, codec: Codec) -> None:
-    WRITTEN.validate(json.loads(codec.encode(event, topic="t").body))
+    WRITTEN.validate(json.loads(record_of(codec, event, topic="t").body))
 
 
 @UNHURRIED
@@ -100,7 +101,7 @@ def test_an_envelope_of_anything_is_valid(payload: Any) -> None:
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
 def test_each_field_is_required_and_has_its_type(event: IncidentEvent) -> None:
-    document = json.loads(WRITERS[0].encode(event, topic="t").body)
+    document = json.loads(record_of(WRITERS[0], event, topic="t").body)
     for name in document["payload"]:
         without = {key: value for key, value in document["payload"].items() if key != name}
         assert not WRITTEN.is_valid(document | {"payload": without})
@@ -263,13 +264,13 @@ def test_messages_are_as_the_document_says() -> None:
     document = document_of({})
     for event in EVENTS:
         name = type(event).__name__
-        record = WRITERS[0].encode(event, topic="t", correlation_id="c", headers={"own": "x"})
+        record = record_of(WRITERS[0], event, topic="t", correlation_id="c", headers={"own": "x"})
         part_of(document, f"{name}/payload").validate(json.loads(record.body))
         part_of(document, f"{name}/headers").validate(dict(record.headers))
         [shown] = document["components"]["messages"][name]["examples"]
         part_of(document, f"{name}/payload").validate(shown["payload"])
         part_of(document, f"{name}/headers").validate(shown["headers"])
-    other = json.loads(WRITERS[0].encode(IncidentResolved("INC-1", 1), topic="t").body)
+    other = json.loads(record_of(WRITERS[0], IncidentResolved("INC-1", 1), topic="t").body)
     assert not part_of(document, f"{IncidentCreated.__name__}/payload").is_valid(other)
 
 
