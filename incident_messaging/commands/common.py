@@ -15,14 +15,14 @@ from typing import Any
 import attrs
 import click
 
-from incident_messaging.config import MessagingConfig
+from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.config.sources import from_texts
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.service import MessagingService
 
 __all__ = [
-    "INTERRUPTED", "MOST_SECONDS", "WRONG_USAGE", "Number", "Sources", "configured", "connected", "failing",
-    "json_flag", "moment", "printable",
+    "INTERRUPTED", "MOST_SECONDS", "WRONG_USAGE", "Number", "Sources", "backend_option", "configured", "connected",
+    "failing", "json_flag", "moment", "printable",
 ]  # fmt: skip
 
 #: What a shell reports of a command that Ctrl-C ended.
@@ -122,6 +122,15 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         command(sources=Sources(config, settings).beyond(outer), **options)
 
     return with_sources
+
+
+def backend_option(words: str, name: str = "--backend") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that names one of two brokers."""
+
+    def member(_context: click.Context, _option: click.Parameter, value: str | None) -> MessagingBackend | None:
+        return None if value is None else MessagingBackend(value)
+
+    return click.option(name, type=click.Choice(["nats", "kafka"]), callback=member, help=words)
 
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="JSON for programs instead of text for people.")

@@ -24,12 +24,13 @@ from incident_messaging.commands.common import (
     MOST_SECONDS,
     Number,
     Sources,
+    backend_option,
     configured,
     failing,
     json_flag,
     printable,
 )
-from incident_messaging.commands.messages import backend_option, enabled, nobody_reads, silence_stdout
+from incident_messaging.commands.messages import enabled, nobody_reads, silence_stdout
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import Delivery, Reject
 from incident_messaging.deadline import Deadline

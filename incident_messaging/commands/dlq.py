@@ -15,7 +15,16 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from incident_messaging.commands.common import Number, Sources, configured, connected, json_flag, moment, printable
+from incident_messaging.commands.common import (
+    Number,
+    Sources,
+    backend_option,
+    configured,
+    connected,
+    json_flag,
+    moment,
+    printable,
+)
 from incident_messaging.commands.messages import body_fields
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.dead_letters import DeadLetterReport
@@ -35,16 +44,16 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
         "--since", callback=moment, metavar="TIME", help="Given up at or after: 30m, 2h, 7d ago, or ISO 8601."
     )
     @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many.")
-    @click.option("--backend", type=click.Choice(["nats", "kafka"]), help="Which of two brokers.")
+    @backend_option("Which of two brokers.")
     @wraps(command)
     def with_filters(
         topic: str | None, exception: str | None, group: str | None, since: datetime | None,
-        limit: int | None, backend: str | None, **options: Any,
+        limit: int | None, backend: MessagingBackend | None, **options: Any,
     ) -> None:  # fmt: skip
         command(
             filters={
                 "topic": topic, "exception": exception, "group": group, "since": since, "limit": limit,
-                "backend": None if backend is None else MessagingBackend(backend),
+                "backend": backend,
             },
             **options,
         )  # fmt: skip
@@ -90,7 +99,7 @@ def show(sources: Sources, position: str, as_json: bool) -> None:
 
 @dlq.command()
 @_filters
-@click.option("--to", type=click.Choice(["nats", "kafka"]), help="The broker to put them on, of two.")
+@backend_option("The broker to put them on, of two.", "--to")
 @click.option("--every-group", is_flag=True, help="Let all groups handle them again, not only who gave them up.")
 @click.option(
     "--max-redrives", type=click.IntRange(min=1), default=2, show_default=True, help="Leave one after so many."

@@ -11,23 +11,22 @@ import attrs
 import click
 
 from incident_messaging import topics
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, moment, printable
+from incident_messaging.commands.common import (
+    Sources,
+    backend_option,
+    configured,
+    failing,
+    json_flag,
+    moment,
+    printable,
+)
 from incident_messaging.config import MessagingBackend
 from incident_messaging.groups import GroupPlace, Groups, Move, Target, opened
 
-__all__ = ["backend_option", "groups", "place_fields", "table", "topics_of"]
+__all__ = ["groups", "place_fields", "table", "topics_of"]
 
 #: Positions that are shown to people; JSON has all.
 _SHOWN = 8
-
-
-def _backend(_context: click.Context, _option: click.Parameter, value: str | None) -> MessagingBackend | None:
-    return None if value is None else MessagingBackend(value)
-
-
-backend_option = click.option(
-    "--backend", type=click.Choice(["nats", "kafka"]), callback=_backend, help="Which of two brokers."
-)
 
 
 def _target(context: click.Context, option: click.Parameter, value: str) -> Target | None:
@@ -47,7 +46,7 @@ def groups(context: click.Context, sources: Sources) -> None:
 
 
 @groups.command("list")
-@backend_option
+@backend_option("Which of two brokers.")
 @configured
 @json_flag
 def list_(sources: Sources, backend: MessagingBackend | None, as_json: bool) -> None:
@@ -91,7 +90,7 @@ def list_(sources: Sources, backend: MessagingBackend | None, as_json: bool) -> 
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@backend_option
+@backend_option("Which of two brokers.")
 @configured
 @json_flag
 def reset(
@@ -117,7 +116,7 @@ def reset(
 @click.argument("group")
 @click.argument("topic")
 @click.option("--dry-run", is_flag=True, help="Only show what would be taken over.")
-@backend_option
+@backend_option("Which of two brokers.")
 @configured
 @json_flag
 def adopt(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from incident_messaging.commands.common import Sources, configured, failing, json_flag, printable
-from incident_messaging.commands.groups import backend_option, place_fields, table, topics_of
+from incident_messaging.commands.common import Sources, backend_option, configured, failing, json_flag, printable
+from incident_messaging.commands.groups import place_fields, table, topics_of
 from incident_messaging.config import MessagingBackend
 from incident_messaging.groups import GroupPlace, opened
 
@@ -23,7 +23,7 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 @click.option("--group", help="Only this group; another program's by its name on the broker.")
 @click.option("--topic", help="Only this topic or pattern, as it was subscribed to, without prefix.")
 @click.option("--max", "most", type=click.IntRange(min=0), metavar="N", help="Exit code 1 if a lag is over N.")
-@backend_option
+@backend_option("Which of two brokers.")
 @configured
 @json_flag
 def lag(

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import attrs
-import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,7 +26,7 @@ from incident_messaging.publishing.publication import PublishReceipt
 from incident_messaging.service import MessagingService
 
 __all__ = [
-    "InFlight", "as_fields", "backend_option", "body_fields", "enabled", "nobody_reads", "progress_bar",
+    "InFlight", "as_fields", "body_fields", "enabled", "nobody_reads", "progress_bar",
     "silence_stdout", "users_headers",
 ]  # fmt: skip
 
@@ -35,15 +34,6 @@ T = TypeVar("T")
 
 #: Publishes that are on their way at once: what a killed process may have to repeat.
 _MOST = 1_000
-
-
-def backend_option(words: str, name: str = "--backend") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option that names one of two brokers."""
-
-    def member(_context: click.Context, _option: click.Parameter, value: str | None) -> MessagingBackend | None:
-        return None if value is None else MessagingBackend(value)
-
-    return click.option(name, type=click.Choice(["nats", "kafka"]), callback=member, help=words)
 
 
 def enabled(config: MessagingConfig) -> MessagingConfig:

@@ -26,12 +26,13 @@ from incident_messaging.commands.common import (
     WRONG_USAGE,
     Number,
     Sources,
+    backend_option,
     configured,
     failing,
     json_flag,
     printable,
 )
-from incident_messaging.commands.messages import InFlight, backend_option, enabled, progress_bar, users_headers
+from incident_messaging.commands.messages import InFlight, enabled, progress_bar, users_headers
 from incident_messaging.commands.progress import Line, Progress
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.envelope import MessageEnvelope, MessageMetadata

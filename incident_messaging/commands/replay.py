@@ -21,8 +21,17 @@ import click
 
 from incident_messaging import topics
 from incident_messaging.codec import Codec
-from incident_messaging.commands.common import Number, Sources, configured, failing, json_flag, moment, printable
-from incident_messaging.commands.messages import InFlight, backend_option, enabled, progress_bar, users_headers
+from incident_messaging.commands.common import (
+    Number,
+    Sources,
+    backend_option,
+    configured,
+    failing,
+    json_flag,
+    moment,
+    printable,
+)
+from incident_messaging.commands.messages import InFlight, enabled, progress_bar, users_headers
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.errors import ConfigurationError, MessagingError
 from incident_messaging.publishing.publication import PublishReceipt

@@ -17,13 +17,14 @@ from incident_messaging.commands.common import (
     MOST_SECONDS,
     Number,
     Sources,
+    backend_option,
     configured,
     failing,
     json_flag,
     moment,
     printable,
 )
-from incident_messaging.commands.messages import as_fields, backend_option, enabled, nobody_reads, silence_stdout
+from incident_messaging.commands.messages import as_fields, enabled, nobody_reads, silence_stdout
 from incident_messaging.config import MessagingBackend
 from incident_messaging.consuming.delivery import Delivery
 from incident_messaging.consuming.subscription import Subscription
