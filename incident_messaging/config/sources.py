@@ -32,16 +32,10 @@ def from_environment(cls: type, prefix: str, environ: Mapping[str, str]) -> dict
     Raises:
         ConfigurationError: A variable is unknown, or its text cannot be read as its field's type.
     """
-    known = _variables(cls, prefix)
-    layer: dict[str, Any] = {}
-    for name in sorted(environ):
-        if not name.startswith(prefix) or _SERVICE_LINK.fullmatch(name, len(prefix)):
-            continue
-        if name not in known:
-            raise unknown(name, known)
-        key, kind = known[name]
-        layer[key] = _read(name, kind, environ[name])
-    return nested(layer)
+    ours = (
+        name for name in sorted(environ) if name.startswith(prefix) and not _SERVICE_LINK.fullmatch(name, len(prefix))
+    )
+    return _layer(_variables(cls, prefix), {name: environ[name] for name in ours})
 
 
 def from_texts(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -50,7 +44,10 @@ def from_texts(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: A name is unknown, or its text cannot be read as its field's type.
     """
-    known = {name.lower().replace("__", "."): found for name, found in _variables(cls, "").items()}
+    return _layer({name.lower().replace("__", "."): found for name, found in _variables(cls, "").items()}, texts)
+
+
+def _layer(known: Mapping[str, tuple[str, Kind]], texts: Mapping[str, str]) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in known:
