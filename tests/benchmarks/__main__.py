@@ -58,7 +58,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, help="messages of a turn, where they are fast (50000; quick: 5000)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="keep the raw figures in a file")
     parser.add_argument("--peers", type=_anywhere, metavar="PYTHON", default=PEERS, help="of the peers' environment")
-    parser.add_argument("--quick", action="store_true", help="a look in three minutes instead of twenty")
+    parser.add_argument("--quick", action="store_true", help="a look: less of each")
     return parser.parse_args()
 
 
