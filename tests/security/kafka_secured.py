@@ -134,7 +134,7 @@ class SecuredKafka:
         admin.delete_acls([_EVERY])[_EVERY].result(PATIENCE)
         for answer in admin.create_acls(list(wanted)).values() if wanted else ():
             answer.result(PATIENCE)
-        assert until(lambda: len(admin.describe_acls(_EVERY).result(PATIENCE)) == len(wanted), PATIENCE)
+        assert until(lambda: set(admin.describe_acls(_EVERY).result(PATIENCE)) == wanted, PATIENCE)
 
     def _properties(self) -> dict[str, str]:
         every = {name: f"{name}://{self.address(name)}" for name in self.ports}

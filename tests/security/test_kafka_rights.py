@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -97,10 +97,14 @@ WORK = {
 
 
 @pytest.fixture
-def set_up(secured_kafka: SecuredKafka, on_kafka: Make) -> Callable[[str], MessagingService]:
-    """A role's service, with topics as it finds them: none, or with two messages and, for who looks, a dead letter."""
+def set_up(secured_kafka: SecuredKafka, on_kafka: Make) -> Callable[..., MessagingService]:
+    """A role's service, with topics as it finds them: none, or with two messages and, for who looks, a dead letter.
 
-    def prepare(role: str) -> MessagingService:
+    Its rights, or others in their place, are given before it connects: what a connection was once allowed, as the
+    id of its producer, it keeps.
+    """
+
+    def prepare(role: str, rights: Iterable[AclBinding] | None = None) -> MessagingService:
         secured_kafka.remove("operations.")
         makes_topics = "makes topics" in role
         if not makes_topics:
@@ -112,6 +116,7 @@ def set_up(secured_kafka: SecuredKafka, on_kafka: Make) -> Callable[[str], Messa
                     consumes(insider)
         limits = {"topic_prefix": "operations", "publish_timeout_ms": 5000, "subscribe_timeout_ms": 5000}
         login = {"sasl_username": USER, "sasl_password": USER_PASSWORD}
+        secured_kafka.allow(ROLES[role] if rights is None else rights)
         return on_kafka("SASL_BARE", service=limits, create_topics=makes_topics, **login)
 
     return prepare
@@ -122,9 +127,8 @@ def test_the_page_lists_every_role() -> None:
 
 
 @pytest.mark.parametrize("role", WORK)
-def test_the_rights_suffice(set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, role: str) -> None:
+def test_the_rights_suffice(set_up: Callable[..., MessagingService], role: str) -> None:
     with set_up(role) as service:
-        secured_kafka.allow(ROLES[role])
         WORK[role](service)
 
 
@@ -165,10 +169,9 @@ def is_useful(role: str, right: AclBinding) -> bool:
     ],
 )
 def test_none_can_be_left_out_and_the_error_names_it(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, role: str, right: AclBinding
+    set_up: Callable[..., MessagingService], role: str, right: AclBinding
 ) -> None:
-    with set_up(role) as service:
-        secured_kafka.allow([other for other in ROLES[role] if other is not right])
+    with set_up(role, [other for other in ROLES[role] if other is not right]) as service:
         with pytest.raises((PublishFailed, SubscribeFailed)) as caught:
             WORK[role](service)
     assert caught.value.code == "denied"
@@ -177,47 +180,44 @@ def test_none_can_be_left_out_and_the_error_names_it(
     assert right.operation.name.capitalize() in str(caught.value), "the right is named, too"
 
 
-def test_a_consumer_that_may_not_read_what_it_makes(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, on_kafka: Make
-) -> None:
+def test_a_consumer_that_may_not_read_what_it_makes(set_up: Callable[..., MessagingService], on_kafka: Make) -> None:
     role = "A consumer that makes topics"
-    with set_up(role) as service:
-        secured_kafka.allow([right for right in ROLES[role] if right.operation is not AclOperation.READ
-                             or right.restype is ResourceType.GROUP])  # fmt: skip
-        with service.subscribe("audit", timeout=10.0) as subscription:
-            publishes(on_kafka("PLAINTEXT", service={"topic_prefix": "operations"}))
-            assert subscription.next(1.0) is None
+    unreadable = [
+        right
+        for right in ROLES[role]
+        if right.operation is not AclOperation.READ or right.restype is ResourceType.GROUP
+    ]
+    with set_up(role, unreadable) as service, service.subscribe("audit", timeout=10.0) as subscription:
+        publishes(on_kafka("PLAINTEXT", service={"topic_prefix": "operations"}))
+        assert subscription.next(1.0) is None
 
 
 def test_a_user_who_may_write_nothing_is_told_so_once(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, caplog: pytest.LogCaptureFixture
+    set_up: Callable[..., MessagingService], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with set_up("A broadcast") as service:
-        secured_kafka.allow(ROLES["A broadcast"])
-        with service.subscribe("audit", broadcast=True, start="earliest") as subscription:
-            assert until(lambda: "Cluster authorization failed" in caplog.text, 5.0)
+    with (
+        set_up("A broadcast") as service,
+        service.subscribe("audit", broadcast=True, start="earliest", timeout=10.0) as subscription,
+    ):
+        assert until(lambda: "Cluster authorization failed" in caplog.text)
+        delivery = subscription.next(3.0)
+        while delivery is not None:  # the producer would come back every second
             delivery = subscription.next(3.0)
-            while delivery is not None:  # the producer would come back every second
-                delivery = subscription.next(3.0)
     assert caplog.text.count("Cluster authorization failed") == 1
 
 
 def test_a_consumer_that_may_write_no_dead_letters(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, caplog: pytest.LogCaptureFixture
+    set_up: Callable[..., MessagingService], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with set_up("A consumer") as service:
-        secured_kafka.allow([right for right in ROLES["A consumer"] if right.name != DEAD_LETTERS])
+    with set_up("A consumer", [right for right in ROLES["A consumer"] if right.name != DEAD_LETTERS]) as service:
         consumes(service)
     assert "a dead letter could not be stored, its original stays" in caplog.text
 
 
 @pytest.mark.parametrize("missing", [AclOperation.WRITE, AclOperation.DELETE], ids=["Write", "Delete"])
-def test_who_may_not_put_back_or_delete(
-    set_up: Callable[[str], MessagingService], secured_kafka: SecuredKafka, missing: AclOperation
-) -> None:
+def test_who_may_not_put_back_or_delete(set_up: Callable[..., MessagingService], missing: AclOperation) -> None:
     role = "Who looks into the dead letters and puts them back"
-    with set_up(role) as service:
-        secured_kafka.allow([right for right in ROLES[role] if right.operation is not missing])
+    with set_up(role, [right for right in ROLES[role] if right.operation is not missing]) as service:
         report = service.dead_letters.redrive()
         left = len(list(service.dead_letters.list()))
     if missing is AclOperation.DELETE:
