@@ -40,6 +40,7 @@ class Intake(HandOut[T]):
         self._closed = threading.Event()
         self._finishing = threading.Lock()  # held by whoever closes; a Ctrl-C there lets another finish
         self._workers = Workers(self, plan.name, plan.concurrency, plan.handler_timeout)
+        self._left: list[str] = []
         WARD.enroll(self)
 
     # -- what the subscription asks ---------------------------------------------------------------
@@ -58,6 +59,11 @@ class Intake(HandOut[T]):
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closed.is_set()
+
+    @property
+    def unfinished(self) -> list[str]:
+        """What a close that goes on has not finished so far, in words."""
+        return [*self._left] or ([] if self.closed else [f"{self.plan.name} is still being closed"])
 
     def drain(self, timeout: float = 10.0) -> list[str]:
         """Take no more, let what has arrived be handled, settle, close.
@@ -103,7 +109,8 @@ class Intake(HandOut[T]):
         return []
 
     def _finish(self, deadline: Deadline) -> list[str]:
-        left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
+        left = self._left
+        left += [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._lock:
             if not self._changed.watch_for(lambda: not self._failures.burying, deadline.left()):
                 left.append(f"{self._failures.burying} dead letters of {self.plan.name} not acknowledged")

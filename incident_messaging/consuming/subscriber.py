@@ -53,7 +53,8 @@ class Subscriber:
         try:
             intake.open(maker(plan.spec, intake), deadline)
         except BaseException as error:
-            self._forget(intake)
+            if not intake.is_busy(besides=0):  # else a signal came as it began: `close` tells of its callback
+                self._forget(intake)
             if isinstance(error, MessagingError):
                 error.about(topic=wish.topic)
             raise
@@ -79,13 +80,13 @@ class Subscriber:
 
     def close(self, deadline: Deadline) -> list[str]:
         """Close all side by side; what could not be finished, in words."""
-        left: list[str] = []
+        intakes, found = self.intakes(), dict[Intake[Any], list[str]]()
 
         def close(intake: Intake[Any]) -> None:
-            left.extend(intake.close(deadline.left() or 0.0))
+            found[intake] = intake.close(deadline.left() or 0.0)
 
         threads = []
-        for intake in self.intakes():
+        for intake in intakes:
             name = f"incident-messaging-close-{intake.plan.name}"
             thread = threading.Thread(target=close, args=(intake,), name=name, daemon=True)
             try:
@@ -97,7 +98,7 @@ class Subscriber:
         last_words = Deadline.after((deadline.left() or 0.0) + 0.2)
         for thread in threads:
             thread.join(last_words.left())
-        return left
+        return [words for intake in intakes for words in found.get(intake, intake.unfinished)]
 
     def after_fork(self) -> None:
         """In a forked child: what was inherited says so when used, and is kept alive."""
