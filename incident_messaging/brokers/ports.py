@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
@@ -23,12 +24,27 @@ def free_port() -> int:
         OSError: no port of the range is free.
     """
     chosen = random.SystemRandom()
+    lowest, highest = _own_range()
     for _ in range(1000):
-        port = chosen.randint(_LOWEST, _HIGHEST)
+        port = chosen.randint(lowest, highest)
         if port not in _taken and _is_free(port):
             _taken.add(port)
             return port
-    raise OSError(f"no free port between {_LOWEST} and {_HIGHEST} on {HOST}")
+    raise OSError(f"no free port between {lowest} and {highest} on {HOST}")
+
+
+def _own_range() -> tuple[int, int]:
+    """Each process of pytest-xdist, with all that it starts, has a part of the range to itself.
+
+    Until somebody listens on a port, and while its broker is down, another process would find it free.
+    """
+    number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if not (number.isdecimal() and count.isdecimal()):
+        return _LOWEST, _HIGHEST
+    size = (_HIGHEST - _LOWEST + 1) // int(count)
+    lowest = _LOWEST + int(number) % int(count) * size  # one that replaces a crashed one counts on
+    return lowest, lowest + size - 1
 
 
 def _is_free(port: int) -> bool:

