@@ -7,14 +7,9 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from incident_messaging.deadline import Deadline, now
-from incident_messaging.errors import MessagingError
-
-if TYPE_CHECKING:
-    from incident_messaging.publishing.publication import Publication, PublishReceipt
 
 log = logging.getLogger("incident_messaging")
 
@@ -84,83 +79,3 @@ class CallbackThread:
                 if batch or self._closing:
                     return batch
                 self._wake.wait(self._due[0][0] - now() if self._due else None)
-
-
-class PublishFuture(Future["PublishReceipt"]):
-    """The outcome of a ``publish_nowait``: running from birth, so that ``cancel`` is always false.
-
-    It is completed on a broker's thread; its callbacks run on the callback thread, where they may
-    publish. A failure that nobody asked for is logged.
-
-    A future's own condition, lists and receipt take longer to make than all the rest of a publish, and nearly
-    nobody looks at a future before the flush. So all of that is made when somebody does.
-    """
-
-    def __init__(self, callbacks: CallbackThread, topic: str) -> None:
-        # Without the base's: see __getattr__.
-        self._callback_thread = callbacks
-        self._topic = topic
-        self._asked = False
-        self._guard = threading.RLock()  # re-entrant: a signal handler may look at it in between
-        self._outcome: MessagingError | Callable[[], PublishReceipt] | None = None
-        self._whole = False
-
-    def __getattr__(self, name: str) -> Any:
-        """What the base's constructor makes; it is called by the first use of any of it."""
-        self._make_whole()
-        return super().__getattribute__(name)
-
-    def _make_whole(self) -> None:
-        with self._guard:
-            if not self._whole:
-                super().__init__()
-                super().set_running_or_notify_cancel()
-                self._whole = True  # last: what Ctrl-C broke off is done again
-                self._complete()
-
-    def finished(self, publications: Sequence[Publication]) -> None:
-        """It has ended."""
-        # An error is not raised here: its traceback would keep the frames of the broker's thread, and the client with
-        # them, alive for as long as somebody keeps the future.
-        outcome = publications[0].outcome()
-        with self._guard:
-            self._outcome = outcome
-            whole = self._whole
-        if whole:
-            self._complete()
-
-    def nothing(self, receipt: PublishReceipt) -> None:
-        """It was not sent, and that is as it should be: messaging is disabled."""
-        self._outcome = lambda: receipt
-
-    def done(self) -> bool:
-        """Whether it has ended."""
-        return self._outcome is not None and (not self._whole or super().done())
-
-    def add_done_callback(self, fn: Callable[[Future[PublishReceipt]], object]) -> None:
-        """Call ``fn`` with the future when it is done, on the callback thread."""
-        self._asked = True
-        self._make_whole()
-        super().add_done_callback(lambda future: self._callback_thread.submit(lambda: fn(future)))
-
-    def result(self, timeout: float | None = None) -> PublishReceipt:
-        """The receipt, or the publish's error raised; ``TimeoutError`` after ``timeout`` seconds."""
-        self._asked = True
-        self._make_whole()
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """The publish's error or ``None``; ``TimeoutError`` after ``timeout`` seconds."""
-        self._asked = True
-        self._make_whole()
-        return super().exception(timeout)
-
-    def _complete(self) -> None:
-        if isinstance(self._outcome, MessagingError):
-            super().set_exception(self._outcome)
-        elif self._outcome is not None:
-            super().set_result(self._outcome())
-
-    def __del__(self) -> None:
-        if not self._asked and isinstance(self._outcome, MessagingError):
-            log.error("publish_nowait to %s failed, and nobody asked for its outcome: %s", self._topic, self._outcome)

@@ -130,10 +130,15 @@ def _is_text(topic: str) -> bool:
 
 def _observe(histogram: Any, values: Sequence[float]) -> None:
     """``histogram.observe`` of each value, with one addition for each bucket; there is no public way."""
-    if len(values) == 1:
-        histogram.observe(values[0])
+    if len(values) < 2:
+        for value in values:
+            histogram.observe(value)
         return
     histogram._sum.inc(sum(values))
+    number = bisect_left(histogram._upper_bounds, min(values))
+    if max(values) <= histogram._upper_bounds[number]:  # as sizes nearly always
+        histogram._buckets[number].inc(len(values))
+        return
     for number, count in collections.Counter(map(partial(bisect_left, histogram._upper_bounds), values)).items():
         histogram._buckets[number].inc(count)
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -25,7 +25,7 @@ from incident_messaging.record import Position
 
 log = logging.getLogger("incident_messaging")
 
-_LABEL, _WAITER = attrgetter("label"), attrgetter("waiter")
+_LABEL = attrgetter("label")
 
 
 class Window:
@@ -183,11 +183,20 @@ class Ledger:
             self._count_all(legs)
         except Exception:  # those who wait are told all the same
             log.exception("outcomes of publishes could not be counted")
-        for waiter, run in groupby(legs, key=_WAITER):
+        self._tell(legs)
+
+    def _tell(self, legs: Sequence[Leg]) -> None:
+        """Tell those who wait; one who has several, as a batch, at once. (``groupby`` is slow where nobody has.)"""
+        begin, end = 0, len(legs)
+        while begin < end:
+            waiter, behind = legs[begin].waiter, begin + 1
+            while behind < end and legs[behind].waiter is waiter:
+                behind += 1
             try:
-                waiter.finished(list(run))
+                waiter.finished(legs[begin:behind])
             except Exception:  # those behind it are to be told all the same
                 log.exception("the outcome of a publish could not be told")
+            begin = behind
 
     def _count_all(self, legs: Sequence[Leg]) -> None:
         failed = [leg for leg in legs if leg.error is not None]
@@ -207,8 +216,7 @@ class Ledger:
 
     def _count(self, legs: Sequence[Leg]) -> None:
         ended = now()
-        for label, run in groupby(sorted(legs, key=_LABEL), key=_LABEL):
-            mine = list(run)
+        for label, mine in _by_label(legs):
             sizes = [leg.taken for leg in mine]
             self._meter.published(label, self._backend, sizes, [ended - leg.begun for leg in mine])
 
@@ -229,6 +237,13 @@ class Outlet:
             leg.begun = begun
             leg.deadline = deadline
         self.broker.send_all(legs)
+
+
+def _by_label(legs: Sequence[Leg]) -> Iterable[tuple[str, Sequence[Leg]]]:
+    """The legs of each label; nearly always there is one."""
+    if len({leg.label for leg in legs}) < 2:
+        return [(leg.label, legs) for leg in legs[:1]]
+    return [(label, list(run)) for label, run in groupby(sorted(legs, key=_LABEL), key=_LABEL)]
 
 
 def _own(error: MessagingError) -> MessagingError:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from incident_messaging import topics, tracing
-from incident_messaging.callbacks import CallbackThread, PublishFuture
+from incident_messaging.callbacks import CallbackThread
 from incident_messaging.codec import CORRELATION_ID, MESSAGE_ID, Codec, sent_envelope
 from incident_messaging.config import MessagingBackend, MessagingConfig
 from incident_messaging.connections import Connections
@@ -19,6 +19,7 @@ from incident_messaging.deadline import Deadline
 from incident_messaging.errors import MessagingError, PublishFailed, Timeout
 from incident_messaging.metrics import OTHER, Meter
 from incident_messaging.publishing.batch import Batch
+from incident_messaging.publishing.future import OutcomeFuture, SingleFuture
 from incident_messaging.publishing.outlet import Outlet, Waiter
 from incident_messaging.publishing.publication import Pair, Publication, PublishReceipt, Single, start_all
 from incident_messaging.record import Record
@@ -139,9 +140,14 @@ class Publisher:
         self, message: Message, backend: MessagingBackend | str | None, block: Deadline
     ) -> Future[PublishReceipt]:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
-        future = PublishFuture(self._callbacks, message.topic)
         deadline = self._deadline = self._deadline.renewed(self._timeout)
         route = self._route(message.topic, backend)
+        if len(route.outlets) == 1 and tracing.installed() is None:
+            single = SingleFuture(route.outlets[0], message.payload, route.topic, self._callbacks)
+            single.taken = self._write(single, message, route.full, route.backends)
+            single.start(block, deadline)
+            return single
+        future = OutcomeFuture(route.topic, self._callbacks)
         record, publication = self._hand_over(message, route, block, deadline, future)
         if publication is None:
             future.nothing(_nothing(record, message.topic))

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from incident_messaging.backends.base import Parcel, Where
@@ -41,6 +42,7 @@ _MOST_HEADERS = 65_535
 _IN_PROCESS = 10158
 #: Seconds between two tries while a stream takes nothing.
 _PAUSE = 0.1
+_END = attrgetter("deadline.at")
 _ADDED = ("x-dlq-", "x-redrive-")
 
 
@@ -87,7 +89,7 @@ class Publisher:
         numbers = range(self._last + 1, self._last + 1 + len(parcels))
         self._last += len(parcels)
         self._pending.update(zip(numbers, parcels, strict=True))
-        earliest = min((parcel.deadline.at or 0.0 for parcel in parcels), default=None)
+        earliest = min(map(_END, parcels), default=None)
         if earliest is not None and self._wants_stream:
             earliest = min(earliest, now() + self._patience)
         self._empty.clear()
@@ -241,10 +243,11 @@ class Publisher:
 
     def _end_all(self, numbers: Iterable[int]) -> None:
         """End many well at once."""
-        end = self._end
+        pop = self._pending.pop
         with self._burst():
             for number in numbers:
-                end(number)
+                if (parcel := pop(number, None)) is not None:
+                    parcel(None, False, None)
 
     @contextmanager
     def _burst(self) -> Iterator[None]:
