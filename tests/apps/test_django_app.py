@@ -161,7 +161,7 @@ def test_a_worker_outlives_the_database_connections_it_had(
             assert page is not None, worker.said
             assert page.payload == {"incident": f"INC-{number}", "noted": 1}
             ended = admin.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
             assert ended == (1,), "the worker keeps its connection between two messages"

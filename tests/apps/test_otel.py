@@ -36,7 +36,7 @@ from incident_messaging.brokers.ports import free_port
 from incident_messaging.context import LogFields, correlation_id
 from incident_messaging.contrib import otel
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 #: Two attempts, the second at once.
 QUICK = RetryPolicy(max_attempts=2, initial_delay_secs=0.01, jitter=False)
 

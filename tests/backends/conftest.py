@@ -14,6 +14,7 @@ import pytest
 from nats_kit import Reader, config, in_time, spec
 
 from incident_messaging.backends.nats.broker import NatsBroker
+from incident_messaging.brokers import ports
 from incident_messaging.eventloop import EventLoop
 
 _prefixes = itertools.count()
@@ -67,11 +68,8 @@ def read() -> Iterator[Callable[..., Reader]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A loopback port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port where nobody listens, outside the range that the kernel gives to outgoing connections."""
+    return ports.free_port()
 
 
 @pytest.fixture

@@ -20,8 +20,11 @@ from incident_messaging.errors import MessagingError
 from incident_messaging.record import Position, Received, Record
 from incident_messaging.topics import durable_name
 
-PATIENCE = 15.0
+#: Seconds for what should come; fewer than the usual ack_wait, so that what was lost for so long is missed.
+PATIENCE = 25.0
 QUIET = 0.4
+#: Seconds that a busy machine may need beside those that are promised.
+SLACK = 5.0
 
 _numbers = itertools.count()
 

@@ -14,6 +14,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsPyClient
 from nats.protocol.parser import Parser
+from nats_kit import PATIENCE, QUIET
 
 from incident_messaging.backends.nats.client import Client
 
@@ -61,11 +62,11 @@ def test_a_late_pong_kills_the_reader(nats_server_factory: Callable[..., Any], m
         with pytest.raises(nats.errors.Error):
             await client.flush(timeout=0.1)  # type: ignore[arg-type]
         server.thaw()
-        assert await true_within(lambda: not client._pongs, 2.0)
+        assert await true_within(lambda: not client._pongs, PATIENCE)
         await asyncio.sleep(0)
         task = client._reading_task
         assert task is not None
-        assert await true_within(task.done, 0.3) == faulty
+        assert await true_within(task.done, PATIENCE if faulty else QUIET) == faulty
         await abandon(client)
 
     run(work())
@@ -84,7 +85,7 @@ def test_ping_overtakes_what_is_queued(nats_server: Any, make: Make, faulty: boo
         transport.writelines = lambda data: (written.extend(data), writelines(data))  # type: ignore[method-assign,func-returns-value]
         await client._send_command(b"PUB x 0\r\n\r\n")
         await client._send_ping()
-        assert await true_within(lambda: len(written) > 1, 2.0)
+        assert await true_within(lambda: len(written) > 1, PATIENCE)
         assert (written[0] == b"PING\r\n") == faulty
         await abandon(client)
 
@@ -150,9 +151,9 @@ def test_an_error_of_the_server_closes_for_good(nats_server: Any, make: Make, fa
         await client.connect(nats_server.url, error_cb=quiet, max_reconnect_attempts=-1)
         await client._process_err(words)
         if faulty:
-            assert await true_within(lambda: client.is_closed, 2.0)
+            assert await true_within(lambda: client.is_closed, PATIENCE)
         else:
-            assert await true_within(lambda: client.stats["reconnects"] == 1 and client.is_connected, 3.0)
+            assert await true_within(lambda: client.stats["reconnects"] == 1 and client.is_connected, PATIENCE)
         await abandon(client)
 
     run(work())
@@ -175,7 +176,7 @@ def test_a_reconnect_waits_for_a_frozen_peer(nats_server_factory: Callable[..., 
         assert transport is not None
         transport.write(b"PUB x 8000000\r\n" + b"x" * 8_000_000)
         await client._process_op_err(nats.errors.StaleConnectionError())
-        assert await true_within(lost.is_set, 0.5) != faulty
+        assert await true_within(lost.is_set, QUIET if faulty else PATIENCE) != faulty
         server.kill()
         await abandon(client)
 
@@ -211,7 +212,7 @@ def test_a_dead_reader_is_noticed(nats_server: Any) -> None:
         assert not client.is_stuck()
         assert client._reading_task is not None
         client._reading_task.cancel()
-        assert await true_within(client.is_stuck, 1.0)
+        assert await true_within(client.is_stuck, PATIENCE)
         await abandon(client)
 
     run(work())

@@ -87,12 +87,12 @@ class RawKafka:
     def write(self, *texts: str) -> None:
         if not self.has_data():
             admin = self._admin()  # kept: without it what it was asked for ends in an error
-            admin.create_topics([confluent_kafka.admin.NewTopic(TOPIC, 1, self.replicas)])[TOPIC].result(15)
+            admin.create_topics([confluent_kafka.admin.NewTopic(TOPIC, 1, self.replicas)])[TOPIC].result(30)
         producer = confluent_kafka.Producer({**self.config, "acks": "all"})
         failed: list[Any] = []
         for text in texts:
             producer.produce(TOPIC, text, callback=lambda error, _: failed.append(error) if error else None)
-        assert producer.flush(30) == 0
+        assert producer.flush(60) == 0
         assert not failed
 
     def read(self) -> list[str]:
@@ -100,14 +100,19 @@ class RawKafka:
         try:
             end = self._end(consumer)
             consumer.assign([confluent_kafka.TopicPartition(TOPIC, 0, 0)])
-            messages = consumer.consume(end, timeout=20)
+            found: list[str] = []
+            deadline = time.monotonic() + 30
+            while len(found) < end and time.monotonic() < deadline:
+                message = consumer.poll(1.0)
+                if message is not None and not message.error():  # an error is no message, and may pass
+                    found.append((message.value() or b"").decode())
         finally:
             consumer.close()
-        return [(message.value() or b"").decode() for message in messages if not message.error()]
+        return found
 
     def _end(self, consumer: confluent_kafka.Consumer) -> int:
         """The topic's end; asked again while the leader is being chosen."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 30
         while True:
             try:
                 return int(consumer.get_watermark_offsets(confluent_kafka.TopicPartition(TOPIC, 0), timeout=5)[1])
@@ -116,7 +121,7 @@ class RawKafka:
                     raise
 
     def has_data(self) -> bool:
-        return TOPIC in self._admin().list_topics(timeout=15).topics
+        return TOPIC in self._admin().list_topics(timeout=30).topics
 
     def answers(self, timeout: float) -> bool:
         try:

@@ -11,7 +11,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 
 
-def eventually(condition: Callable[[], bool], within: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], within: float = 30.0) -> bool:
     """Whether the condition came true in time."""
     deadline = time.monotonic() + within
     while not condition():

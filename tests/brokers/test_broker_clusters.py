@@ -20,9 +20,9 @@ def test_a_nats_cluster_keeps_an_r3_stream_without_one_of_its_servers() -> None:
         cluster.nodes[0].kill()
 
         left = RawNats(*cluster.urls[1:], replicas=3)
-        assert eventually(lambda: left.writes("three"), within=30), "two of three elect a leader"
+        assert eventually(lambda: left.writes("three"), within=60), "two of three elect a leader"
         cluster.nodes[0].start()
-        assert eventually(cluster.whole, within=30)
+        assert eventually(cluster.whole, within=60)
         assert client.read() == ["one", "two", "three"]
     assert all(gone(pid) for pid in pids)
 
@@ -39,7 +39,7 @@ def test_a_kafka_cluster_keeps_a_topic_of_three_replicas_without_one_of_its_brok
 
         client.write("three")
         cluster.nodes[0].start()
-        assert eventually(cluster.whole, within=30)
+        assert eventually(cluster.whole, within=60)
         assert client.read() == ["one", "two", "three"]
         cluster.stop(timeout=5)
         assert not any(node.running for node in cluster.nodes)

@@ -62,7 +62,7 @@ def test_a_parent_that_ends_without_closing_leaves_nothing(python: Python, last:
     parent = python("-c", START.format(then="", last=last))
     left = started(parent)
 
-    _, errors = parent.communicate(timeout=20)
+    _, errors = parent.communicate(timeout=60)
 
     assert (parent.returncode, errors) == (0, "")
     assert_nothing_left(*left)
@@ -113,7 +113,7 @@ def test_the_command_line_runs_both_until_a_signal(python: Python, number: signa
         children = psutil.Process(command.pid).children()
         assert len(children) == 4, "two brokers, two guards"
         command.send_signal(number)
-        _, errors = command.communicate(timeout=20)
+        _, errors = command.communicate(timeout=60)
     finally:
         command.kill()
     assert (command.returncode, errors) == (0, "")

@@ -39,7 +39,7 @@ def run_suite(python: Python, tmp_path: Path) -> Callable[..., tuple[int, str]]:
         (tmp_path / "pytest.ini").write_text("[pytest]\n")
         plugin = ["-p", "incident_messaging.brokers.fixtures"]
         process = python("-m", "pytest", *plugin, str(tmp_path), **environment)
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=120)
         return process.returncode, out + errors
 
     return run

@@ -78,14 +78,14 @@ def test_restart_keeps_port_and_data_in_a_new_process(kind: Kind, broker: Broker
 
 def test_a_frozen_broker_is_silent_until_it_is_thawed(kind: Kind, broker: Broker) -> None:
     client = kind.client(broker)
-    assert client.answers(timeout=5)
+    assert client.answers(timeout=30)
 
     broker.freeze()
     assert broker.running
     assert not client.answers(timeout=1)
     broker.thaw()
 
-    assert client.answers(timeout=10)
+    assert client.answers(timeout=30)
 
 
 def test_a_frozen_broker_stops_and_leaves_no_process(kind: Kind, broker: Broker) -> None:
@@ -94,13 +94,13 @@ def test_a_frozen_broker_stops_and_leaves_no_process(kind: Kind, broker: Broker)
     broker.freeze()
 
     began = time.monotonic()
-    broker.stop(timeout=10)
+    broker.stop(timeout=40)
 
-    assert time.monotonic() - began < 9, "it was thawed, so it could end by itself"
+    assert time.monotonic() - began < 35, "it was thawed, so it could end by itself"
     assert gone(pid)
     assert gone(guard)
     broker.start()
-    assert kind.client(broker).answers(timeout=10), "the freeze is over"
+    assert kind.client(broker).answers(timeout=30), "the freeze is over"
 
 
 def test_a_broker_that_does_not_end_in_time_is_killed(kind: Kind, broker: Broker) -> None:
@@ -203,7 +203,7 @@ def test_kafka_takes_its_config_and_makes_no_topic_by_itself(
     client = admin.AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     resource = admin.ConfigResource(admin.ConfigResource.Type.BROKER, "1")
 
-    settings = client.describe_configs([resource])[resource].result(10)
+    settings = client.describe_configs([resource])[resource].result(30)
 
     assert settings["message.max.bytes"].value == "4321"
     assert settings["auto.create.topics.enable"].value == "false"

@@ -18,6 +18,10 @@ from nats.js.api import ConsumerConfig
 
 from incident_messaging import MessagingConfig
 from incident_messaging.commands import commands
+from incident_messaging.deadline import Deadline
+
+#: Seconds that a group may take to begin, and a broker to answer.
+PATIENCE = 40.0
 
 
 class Place:
@@ -141,23 +145,24 @@ class Foreign:
 
     @staticmethod
     def _next(client: Consumer) -> Any:
-        for _ in range(150):
+        deadline = Deadline.after(PATIENCE)
+        while not deadline.over:
             message = client.poll(0.1)
             if message is not None and message.error() is None:
                 return message
-        raise AssertionError("the raw consumer got nothing within 15 s")
+        raise AssertionError(f"the raw consumer got nothing within {PATIENCE:g} s")
 
     async def _fetch(self, count: int, left: set[int]) -> list[int]:
         async with await nats.connect(self._place.address) as connection:
-            stream = connection.jetstream()
+            stream = connection.jetstream(timeout=PATIENCE)
             config = ConsumerConfig(ack_wait=60, filter_subjects=self._topics)
             await stream.add_consumer(self._place.stream, config, durable_name=self.name)
             pull = await stream.pull_subscribe_bind(self.name, self._place.stream)
-            taken = await pull.fetch(count, timeout=10) if count else []
+            taken = await pull.fetch(count, timeout=PATIENCE) if count else []
             assert len(taken) == count
             done = [message for at, message in enumerate(taken) if at not in left]
             for message in done:
-                await message.ack_sync()
+                await message.ack_sync(timeout=PATIENCE)
             return [number_in(message.data) for message in done]
 
 

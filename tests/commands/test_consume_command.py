@@ -32,7 +32,7 @@ def test_the_exit_code_decides(cli: Cli, script: Script, monkeypatch: pytest.Mon
         cli.service.publish("orders", payload)
     cli.service.publish("orders", 4, key="a\0b")
     running = cli.start(
-        "consume", "orders", "--group", "g", "--exec", command, "--concurrency", "5", "--handler-timeout", "0.5",
+        "consume", "orders", "--group", "g", "--exec", command, "--concurrency", "5", "--handler-timeout", "2",
         "--set", "retry.max_attempts=2", "--set", "retry.initial_delay_secs=0.01", "--json",
     )  # fmt: skip
     assert until(lambda: len(list(cli.service.dead_letters.list())) == 4, PATIENCE), running.err
@@ -56,7 +56,7 @@ def test_the_exit_code_decides(cli: Cli, script: Script, monkeypatch: pytest.Mon
     letters = {letter.exception_message: letter for letter in cli.service.dead_letters.list()}
     assert letters[f"{command}: exit code 65"].attempts == 1
     assert letters[f"{command}: exit code 3"].attempts == 2
-    assert letters[f"{command}: ended after --handler-timeout of 0.5 s"].exception_type.endswith(".CommandFailed")
+    assert letters[f"{command}: ended after --handler-timeout of 2 s"].exception_type.endswith(".CommandFailed")
     assert any("do not fit into an environment" in words for words in letters)
     assert "Traceback" not in "".join(running.err)
     assert cli.service.consume_one("orders", int, group="g", timeout=0.5) is None
@@ -65,14 +65,15 @@ def test_the_exit_code_decides(cli: Cli, script: Script, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("broker_ways", ["nats"], indirect=True)
 def test_ctrl_c_lets_what_runs_end(cli: Cli, script: Script) -> None:
     cli.service.publish("orders", {"n": 1})
-    running = cli.start(
-        "consume", "orders", "--group", "g", "--exec", f"{script('echo begun', 'sleep 0.7', 'echo end $1')} 'of it'"
-    )
+    told = cli.folder / "told"
+    command = script("echo begun", f"until [ -e {told} ]; do sleep 0.05; done", "sleep 0.7", "echo end $1")
+    running = cli.start("consume", "orders", "--group", "g", "--exec", f"{command} 'of it'")
     assert until(lambda: running.out == ["begun\n"], PATIENCE), running.err
     cli.service.publish("orders", {"n": 2})
     running.process.send_signal(signal.SIGINT)
+    told.touch()
     assert (running.ended(), running.out, running.err) == (0, ["begun\n", "end of it\n"], [])
-    (left,) = cli.service.consume("orders", group="g", timeout=15.0, limit=1)
+    (left,) = cli.service.consume("orders", group="g", timeout=PATIENCE, limit=1)
     assert left.payload == {"n": 2}
 
 
@@ -88,7 +89,7 @@ def test_what_does_not_end_in_time_is_ended_and_its_event_comes_again(cli: Cli, 
     running.process.send_signal(signal.SIGTERM)
     assert running.ended() == 1
     assert any(line.startswith("Error: callback still running") for line in running.err), running.err
-    (again,) = cli.service.consume("orders", group="g", timeout=15.0, limit=1)
+    (again,) = cli.service.consume("orders", group="g", timeout=PATIENCE, limit=1)
     assert again.payload == {"n": 1}
 
 
@@ -105,7 +106,7 @@ def test_what_is_ended_at_its_last_attempt_is_not_given_up(cli: Cli, script: Scr
     said = "".join(running.err)
     assert ("given up" in said, "dead letter" in said) == (False, False), said
     assert "Error: callback still running" in said
-    (again,) = cli.service.consume("orders", group="g", timeout=15.0, limit=1)
+    (again,) = cli.service.consume("orders", group="g", timeout=PATIENCE, limit=1)
     assert again.payload == {"n": 1}
 
 
@@ -117,7 +118,7 @@ def test_a_command_that_cannot_be_started_any_more_ends_it_and_loses_nothing(cli
     running = cli.start("consume", "orders", "--group", "g", "--exec", command)
     assert running.ended() == 1
     assert running.err[-1] == f"Error: {command} cannot be started: No such file or directory\n"
-    again = cli.service.consume("orders", int, group="g", timeout=15.0, limit=2)
+    again = cli.service.consume("orders", int, group="g", timeout=PATIENCE, limit=2)
     assert sorted(delivery.payload for delivery in again) == [1, 2]
 
 
@@ -136,7 +137,7 @@ def test_nobody_reads_any_more_and_no_event_fails_by_that(cli: Cli) -> None:
         cli.service.publish("orders", 2)
         assert process.wait(PATIENCE) == 1
         assert process.stderr.read().endswith("Error: nobody reads stdout any more\n")
-    (again,) = cli.service.consume("orders", int, group="g", timeout=15.0, limit=1)
+    (again,) = cli.service.consume("orders", int, group="g", timeout=PATIENCE, limit=1)
     assert again.payload == 2
 
 

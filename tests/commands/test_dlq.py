@@ -17,6 +17,8 @@ from incident_messaging.brokers.ports import free_port
 from incident_messaging.commands import commands
 
 ONCE = RetryPolicy(max_attempts=1)
+#: Seconds that a group may take to begin.
+PATIENCE = 40.0
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def give_up(service: MessagingService, topic: str, count: int) -> None:
     before = len(list(service.dead_letters.list()))
     with service.subscribe(topic, group="g", callback=fail, retry=ONCE):
         service.publish_batch(topic, [{"n": n} for n in range(count)], key="k")
-        assert until(lambda: len(list(service.dead_letters.list())) == before + count, 20)
+        assert until(lambda: len(list(service.dead_letters.list())) == before + count, PATIENCE)
 
 
 def test_list_and_show(service: MessagingService, run: Callable[..., Result]) -> None:
@@ -78,7 +80,7 @@ def test_redrive(service: MessagingService, run: Callable[..., Result]) -> None:
     assert run("redrive", "--limit", "1", "--rate", "100").output == "1 matched, 1 redriven\n"
     report = json.loads(run("redrive", "--json").output)
     assert (report["matched"], report["done"], report["failed"]) == (2, 2, 0)
-    again = service.consume("orders", group="g", timeout=15.0, limit=3)
+    again = service.consume("orders", group="g", timeout=PATIENCE, limit=3)
     assert sorted(delivery.payload["n"] for delivery in again) == [0, 1, 2]
     assert run("list").output == ""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import doctor_kit
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import until
 
@@ -24,7 +24,7 @@ from incident_messaging.backends.kafka import link, sampling
 from incident_messaging.brokers import KafkaBroker
 from incident_messaging.brokers.ports import HOST, free_port
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 DAY = 86_400_000
 
 #: The topic, without the prefix; its settings; the check, how bad, and a part of what it says.
@@ -61,11 +61,20 @@ class Ward:
         new = [NewTopic(f"{self.prefix}.{name}", 1, 1, config=config) for name, config in topics.items()]
         for answer in admin.create_topics(new).values():
             answer.result(PATIENCE)
+        # The controller has made them; the broker tells of them a moment later.
+        assert until(lambda: {one.topic for one in new} <= _topics(self.servers), PATIENCE)
 
     def cut(self, topic: str, offset: int) -> None:
         """Delete what a topic begins with."""
         place, admin = TopicPartition(f"{self.prefix}.{topic}", 0, offset), admin_of(self.servers)
         admin.delete_records([place])[place].result(PATIENCE)
+
+    def publish_old(self, topic: str, count: int, seconds: float) -> None:
+        """Publish what was made so long ago."""
+        producer = Producer({"bootstrap.servers": self.servers, "log_level": 0})
+        for _ in range(count):
+            producer.produce(f"{self.prefix}.{topic}", b"{}", timestamp=int((time.time() - seconds) * 1000))
+        assert producer.flush(PATIENCE) == 0
 
     def service(self, **settings: Any) -> MessagingService:
         kafka = {"bootstrap_servers": self.servers}
@@ -105,7 +114,9 @@ def test_all_is_well_and_nothing_changes(ward: Ward) -> None:
     assert [each["check"] for each in answer.findings if each["severity"] == "not done"] == ["clock"]
     assert "2 unread, the oldest of" in answer.worst("lag")["what"]
     assert ward.ask("--probe").worst("clock")["severity"] == "ok"
-    assert (_topics(ward.servers), _groups(ward), _ends(ward)) == before
+    topics, groups, ends = before
+    # What others have left behind may go meanwhile.
+    assert (_topics(ward.servers) - topics, _groups(ward) - groups, _ends(ward)) == (set(), set(), ends)
 
 
 def _groups(ward: Ward) -> set[str]:
@@ -132,7 +143,9 @@ def looked(kafka_broker: Any) -> tuple[doctor_kit.Answer, doctor_kit.Answer]:
     for finding in first.findings:
         if finding["severity"] in ("warning", "broken"):
             doctor_kit.carry_out_on_kafka(finding["remedy"], admin)
-    return first, ward.ask()
+    mended: list[doctor_kit.Answer] = []
+    until(lambda: mended.append(ward.ask()) or not mended[-1].bad, PATIENCE)  # the broker takes it over a moment later
+    return first, mended[-1]
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -182,7 +195,14 @@ def test_batches_that_a_topic_refuses(ward: Ward) -> None:
         finding = ward.ask("--topic", "orders", **large).worst("message size")
         assert (finding["severity"], "batches of up to 265,536 bytes" in finding["what"]) == ("warning", True)
         doctor_kit.carry_out_on_kafka(finding["remedy"], admin_of(ward.servers))
-        assert service.publish_batch("orders", messages).published == 100
+
+        def published() -> bool:
+            try:
+                return service.publish_batch("orders", messages).published == 100
+            except PublishFailed:  # the broker has not taken it over yet
+                return False
+
+        assert until(published, PATIENCE)
     assert ward.ask("--topic", "orders", **large).worst("message size")["severity"] == "ok"
 
 
@@ -192,7 +212,7 @@ def test_a_topic_that_is_missing(ward: Ward) -> None:
     finding = answer.worst("topic")
     assert (finding["severity"], answer.exit_code) == ("broken", 2)
     doctor_kit.carry_out_on_kafka(finding["remedy"], admin_of(ward.servers))
-    assert ward.ask("--topic", "orders", **{"kafka.create_topics": "false"}).exit_code == 0
+    assert until(lambda: ward.ask("--topic", "orders", **{"kafka.create_topics": "false"}).exit_code == 0, PATIENCE)
 
 
 def test_a_topic_that_would_not_be_made(ward: Ward) -> None:
@@ -203,11 +223,12 @@ def test_a_topic_that_would_not_be_made(ward: Ward) -> None:
 
 
 def test_what_was_deleted_unread_and_what_will_be(ward: Ward) -> None:
-    ward.make(orders={"retention.ms": str(DAY)}, bills={"retention.ms": "1000", "segment.ms": "600000"})
+    ward.make(orders={"retention.ms": str(DAY)}, bills={"retention.ms": "600000"})
     with ward.service() as service:
         for topic in ("orders", "bills"):
             service.subscribe(topic, group="g", timeout=PATIENCE).close()
-            service.publish_batch(topic, [{"n": n} for n in range(5)])
+        service.publish_batch("orders", [{"n": n} for n in range(5)])
+    ward.publish_old("bills", 5, seconds=400.0)
     ward.cut("orders", 3)
     answer = ward.ask()
     lost = answer.worst("lag", about="orders")
@@ -215,7 +236,7 @@ def test_what_was_deleted_unread_and_what_will_be(ward: Ward) -> None:
 
     def late() -> bool:
         finding = ward.ask().worst("lag", about="bills")
-        return (finding["severity"], "and is deleted when it is 1 s old" in finding["what"]) == ("warning", True)
+        return (finding["severity"], "and is deleted when it is 10 minutes old" in finding["what"]) == ("warning", True)
 
     assert until(late, PATIENCE)
 

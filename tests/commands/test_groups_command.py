@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from groups_kit import Foreign, Place, numbers
+from groups_kit import PATIENCE, Foreign, Place, numbers
 from nats.js.api import RetentionPolicy
 from waiting import takes, until
 
@@ -37,7 +37,7 @@ def on_kafka(kafka_broker: Any, tmp_path: Path) -> Place:
 
 def read(service: MessagingService, topic: str, group: str, count: int, **options: Any) -> list[int]:
     """The numbers of so many messages, each of which is acknowledged."""
-    found = service.consume(topic, group=group, timeout=15.0, limit=count, **options)
+    found = service.consume(topic, group=group, timeout=PATIENCE, limit=count, **options)
     return [delivery.payload["n"] for delivery in found]
 
 
@@ -123,7 +123,7 @@ def test_a_member_that_comes_while_it_is_asked_about(place: Place) -> None:
         service.subscribe("orders", group="g").close()
         move = groups.plan_reset("g", "orders", "latest")
         with service.subscribe("orders", group="g") as member:
-            delivery = member.next(timeout=10.0)
+            delivery = member.next(timeout=PATIENCE)
             assert delivery is not None
             delivery.ack(confirm=True)
             with pytest.raises(SubscribeFailed, match=r"has members: |has gone on meanwhile: "):
@@ -139,12 +139,12 @@ def test_a_member_with_full_hands_is_heard_of(on_nats: Place) -> None:
 
     def slow(delivery: Delivery[Any]) -> None:
         taken.append(delivery)
-        let_go.wait(20.0)
+        let_go.wait(PATIENCE)
 
     with MessagingService(on_nats.config) as service:
         service.publish_batch("orders", numbers(3), key="k")
         with service.subscribe("orders", group="g", callback=slow, prefetch=1):
-            assert until(lambda: taken)
+            assert until(lambda: taken, PATIENCE)
             assert [each["active"] for each in on_nats.objects("groups", "list")] == [None]
             done = on_nats.run("groups", "reset", "g", "orders", "--to", "latest", "--yes")
             let_go.set()
@@ -166,7 +166,7 @@ def test_a_running_system_moves_without_a_gap(place: Place) -> None:
         (said,) = place.objects("groups", "adopt", legacy.name, "new", "orders")
         with service.subscribe("orders", group="new", callback=lambda each: seen.append(each.payload["n"])):
             flow.join()
-            assert until(lambda: len(set(seen) | set(handled)) == 300, 20)
+            assert until(lambda: len(set(seen) | set(handled)) == 300, PATIENCE)
     twice = Counter(seen) & Counter(handled)
     assert sorted({*seen, *handled}) == list(range(300))
     assert max(Counter(seen).values()) == 1
@@ -241,7 +241,7 @@ def test_adopt_is_refused(place: Place) -> None:
         held = legacy.member() if place.backend == "kafka" else nullcontext()
         with held as client:
             if client is not None:
-                assert until(lambda: client.poll(0.1) is not None)
+                assert until(lambda: client.poll(0.1) is not None, PATIENCE)
                 done = place.run("groups", "adopt", legacy.name, "new", "orders")
                 assert "has members: 1 (rdkafka at /127.0.0.1; " in done.stderr
         said = {
@@ -351,7 +351,7 @@ def test_what_a_user_on_nats_must_be_allowed(nats_server_factory: Any, tmp_path:
     ],
 )
 def test_wrong_usage(place: Place, arguments: list[str], code: int, says: str) -> None:
-    with takes(5.0):
+    with takes(9.0):
         done = place.run("groups", *arguments)
     assert done.exit_code == code, done.output
     assert says in done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from groups_kit import Place, numbers
+from groups_kit import PATIENCE, Place, numbers
 from waiting import until
 
 from incident_messaging import MessagingConfig, MessagingService
@@ -31,7 +31,7 @@ def service(place: Place, nothing_left_behind: None) -> Iterator[MessagingServic
 
 
 def handle(service: MessagingService, topic: str, group: str, count: int) -> None:
-    found = service.consume(topic, group=group, timeout=15.0, limit=count)
+    found = service.consume(topic, group=group, timeout=PATIENCE, limit=count)
     assert len(list(found)) == count
 
 
@@ -64,7 +64,7 @@ def test_lag_counts_what_is_in_hands_and_what_came_while_nobody_was_there(
 ) -> None:
     service.publish_batch("a.one", numbers(3), key="k")
     with service.subscribe("a.*", group="g", prefetch=2) as subscription:
-        assert subscription.next(timeout=10.0) is not None
+        assert subscription.next(timeout=PATIENCE) is not None
         unsettled = 2 if place.backend == "nats" else None
         assert until(lambda: place.objects("lag")[0]["unsettled"] == unsettled)
         assert place.objects("lag")[0]["lag"] == 3

@@ -66,7 +66,7 @@ def test_a_message(cli: Cli) -> None:
 
 def test_an_incident_event_has_a_key_of_its_own(cli: Cli) -> None:
     assert cli.run("publish", "incidents.created", json.dumps(CREATED)).exit_code == 0
-    (held,) = cli.service.consume("incidents.*", IncidentEvent, group="g", limit=1, timeout=15.0)
+    (held,) = cli.service.consume("incidents.*", IncidentEvent, group="g", limit=1, timeout=PATIENCE)
     assert (held.payload, held.key) == (IncidentCreated("INC-1", "high", "database", "down"), "INC-1")
 
 
@@ -84,7 +84,7 @@ def test_a_file_of_lines_and_of_what_tail_wrote(cli: Cli) -> None:
     assert (held.metadata.source, held.metadata.headers) == ("s", {"inner": "i"})
     assert [each.payload for each in cli.held("orders.rest")] == [None, CREATED, CREATED]
 
-    path.write_text(cli.run("tail", "orders.>", "--since", "1h", "--timeout", "1", "--json").output)
+    path.write_text(cli.run("tail", "orders.>", "--since", "1h", "--limit", "4", "--json").output)
     again = cli.run("publish", "--file", str(path), "--set", f"topic_prefix={cli.prefix}.copy", "--json")
     assert json.loads(again.output) == {"published": 4, "duplicates": 0, "resumed_behind": 0}
     copy = {each.metadata.message_id: each for each in cli.held("copy.orders.new")}

@@ -82,7 +82,7 @@ def test_from_one_broker_to_the_same_topic_on_the_other(nats_server: Any, kafka_
 @pytest.mark.parametrize("broker_ways", ["nats"], indirect=True)
 def test_not_faster_than_asked_for_and_broken_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     since = stored(cli, *range(6))
-    with takes(10.0, at_least=0.3):
+    with takes(PATIENCE, at_least=0.3):
         assert cli.run("replay", "orders", "--since", since, "--to", "copy", "--rate", "20").exit_code == 0
 
     def ctrl_c(*_: object) -> None:
@@ -96,7 +96,7 @@ def test_not_faster_than_asked_for_and_broken_off(cli: Cli, monkeypatch: pytest.
 def test_a_broker_that_dies_meanwhile_is_told(tmp_path: Path) -> None:
     with NatsServer() as server:
         cli = Cli("nats", {"servers": [server.url]}, tmp_path)
-        since = stored(cli, *range(4))
+        since = stored(cli, *range(40))  # for longer than it takes to see the first and kill
         running = cli.start("replay", "orders", "--since", since, "--to", "copy", "--rate", "2")
         assert until(lambda: cli.held("copy"), PATIENCE), running.err
         server.kill()

@@ -37,4 +37,4 @@ def test_a_closed_stream_is_nowhere(streams: str, code: int, says: str) -> None:
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)

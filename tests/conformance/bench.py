@@ -14,9 +14,12 @@ from waiting import until
 from incident_messaging import Delivery, MessagingConfig, MessagingService, RetryPolicy
 
 #: Seconds after which something that should have come will not.
-PATIENCE = 15.0
+PATIENCE = 30.0
 #: Seconds without a message after which there is none.
 QUIET = 0.4
+
+#: Seconds that a busy machine may add to what has to end in time.
+SLACK = 5.0
 
 #: Two attempts, at once.
 QUICK = RetryPolicy(max_attempts=2, initial_delay_secs=0.01, jitter=False)
@@ -65,13 +68,17 @@ class Bench:
         found = list((service or self.service).consume(topic, timeout=PATIENCE, limit=count, **options))
         return numbers(found)
 
-    def rest(self, topic: str, service: MessagingService | None = None, **options: Any) -> list[Any]:
-        """The numbers of all that is still there for a group."""
-        return numbers((service or self.service).consume(topic, timeout=QUIET, **options))
+    def rest(self, topic: str, count: int, service: MessagingService | None = None, **options: Any) -> list[Any]:
+        """The numbers of all that is still there for a group: so many are waited for, and then for one more."""
+        found: list[Delivery[Any]] = []
+        with (service or self.service).subscribe(topic, **options) as place:
+            while delivery := place.next(PATIENCE if len(found) < count else QUIET):
+                found.append(delivery)
+        return numbers(found)
 
-    def returned(self, topic: str, service: MessagingService | None = None, **options: Any) -> list[Any]:
+    def returned(self, topic: str, count: int, service: MessagingService | None = None, **options: Any) -> list[Any]:
         """As `rest`, of what somebody gave back; sorted where the broker does not keep its order."""
-        found = self.rest(topic, service, **options)
+        found = self.rest(topic, count, service, **options)
         return found if self.features.gives_back_in_order else sorted(found)
 
     def dead_letters(self, count: int) -> list[Delivery[Any]]:

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from bench import Bench
+from bench import SLACK, Bench
 from waiting import takes
 
 from incident_messaging import BackendUnavailable
@@ -20,6 +20,7 @@ from incident_messaging import BackendUnavailable, MessagingConfig, MessagingSer
 
 service = MessagingService(MessagingConfig.from_mapping(json.loads(sys.argv[1])))
 subscription = service.subscribe("orders", group="g")
+expected = int(sys.argv[2])
 service.publish("orders", {"n": "before"})
 stop, gaps, sent = threading.Event(), [], []
 
@@ -57,7 +58,7 @@ stop.set()
 for thread in threads:
     thread.join()
 missing, children = {"before", *sent}, []
-while (delivery := subscription.next(10 if missing else 1)) is not None:
+while (delivery := subscription.next(10 if missing or len(children) < expected else 1)) is not None:
     missing.discard(delivery.payload["n"])
     if delivery.payload["n"].startswith("child"):
         children.append(delivery.payload["n"])
@@ -68,12 +69,15 @@ print(json.dumps({"codes": codes, "took": took, "gap": max(gaps), "missing": sor
 
 @pytest.fixture
 def run(bench: Bench) -> Any:
-    """Run a script with the bench's configuration in a process of its own; what it printed as JSON."""
+    """Run a script with the bench's configuration in a process of its own; what it printed as JSON.
 
-    def start(script: str) -> Any:
+    It is told how many messages of its children it will see.
+    """
+
+    def start(script: str, expected: int) -> Any:
         settings = json.dumps(bench.settings)
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, settings],
+            [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, settings, str(expected)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -83,12 +87,12 @@ def run(bench: Bench) -> Any:
 
 
 def test_children_of_a_busy_process_publish_and_end(bench: Bench, run: Any) -> None:
-    told = run(FORKS)
-    assert told["codes"] == [0, 0, 0]
-    assert told["took"] < 10.0
-    assert told["missing"] == []
-    assert told["gap"] < 2.0  # the parent went on
     expected = ["child-0", "child-1", "child-2"] if bench.features.crosses_processes else []
+    told = run(FORKS, len(expected))
+    assert told["codes"] == [0, 0, 0]
+    assert told["took"] < 10.0 + SLACK
+    assert told["missing"] == []
+    assert told["gap"] < SLACK  # the parent went on
     assert told["children"] == expected
 
 
@@ -98,6 +102,7 @@ from incident_messaging import MessagingConfig, MessagingService
 
 service = MessagingService(MessagingConfig.from_mapping(json.loads(sys.argv[1])))
 subscription = service.subscribe("orders", group="g")
+expected = int(sys.argv[2])
 
 def child():
     service.publish_nowait("orders", {"n": "handed over, and no close"})
@@ -106,16 +111,17 @@ process = multiprocessing.get_context("fork").Process(target=child)
 process.start()
 process.join(20)
 found = []
-while (delivery := subscription.next(2)) is not None:
+while (delivery := subscription.next(10 if len(found) < expected else 1)) is not None:
     found.append(delivery.payload["n"])
 print(json.dumps({"code": process.exitcode, "found": found}))
 """
 
 
 def test_a_child_of_multiprocessing_sends_what_it_handed_over(bench: Bench, run: Any) -> None:
-    told = run(LEAVES)
+    expected = ["handed over, and no close"] if bench.features.crosses_processes else []
+    told = run(LEAVES, len(expected))
     assert told["code"] == 0
-    assert told["found"] == (["handed over, and no close"] if bench.features.crosses_processes else [])
+    assert told["found"] == expected
 
 
 def test_an_idle_child_leaves_the_parent_alone(bench: Bench) -> None:
@@ -131,7 +137,7 @@ def test_an_idle_child_leaves_the_parent_alone(bench: Bench) -> None:
                 code = 0 if error.code == "forked" else 2
         finally:
             os._exit(code)
-    with takes(at_most=5.0):
+    with takes(at_most=5.0 + SLACK):
         assert os.waitpid(child, 0)[1] == 0
     bench.publish("orders", [1])
     delivery = subscription.next(10)

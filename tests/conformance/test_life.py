@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from bench import PATIENCE, Bench, Seen
+from bench import PATIENCE, SLACK, Bench, Seen
 from waiting import takes, until
 
 from incident_messaging import MESSAGING_METRICS, BackendUnavailable, ConfigurationError, Delivery, MessagingService
@@ -16,9 +16,9 @@ needs = pytest.mark.needs
 
 
 def test_a_service_does_nothing_until_it_is_used(bench: Bench) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     service = bench.new_service()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert not service.is_connected
     assert service.health().ok
     assert service.health().backends[bench.features.label].state == "new"
@@ -60,9 +60,9 @@ def test_close_is_final_and_may_be_called_again(bench: Bench) -> None:
     service = bench.new_service()
     subscription = service.subscribe("orders", group="g")
     service.publish("orders", {"n": 1})
-    with takes(at_most=bench.features.close_secs):
+    with takes(at_most=bench.features.close_secs + SLACK):
         assert service.close() == []
-    with takes(at_most=0.2):
+    with takes(at_most=1.0):
         assert service.close() == []
         assert subscription.close() == []
     calls: list[Any] = [
@@ -87,7 +87,7 @@ def test_close_waits_for_callbacks_but_not_for_ever(bench: Bench) -> None:
     subscription = service.subscribe("orders", group="g", callback=seen)
     bench.publish("orders", [1])
     seen.wait(1)
-    with takes(at_most=1.5):
+    with takes(at_most=1.0 + SLACK):
         left = service.close(1.0)
     assert [words for words in left if f"incident-messaging-worker-{subscription.name}-0" in words]
     release.set()
@@ -111,7 +111,7 @@ def test_close_lets_a_running_callback_settle_its_message(bench: Bench) -> None:
     assert until(lambda: not service.health().ok, PATIENCE)
     release.set()
     closing.join(PATIENCE)
-    assert seen.numbers + bench.rest("orders", group="g") == [0, 1]
+    assert seen.numbers + bench.rest("orders", 2 - len(seen.numbers), group="g") == [0, 1]
 
 
 @needs("keeps")
@@ -121,23 +121,25 @@ def test_close_sends_what_was_handed_over(bench: Bench) -> None:
     assert service.close() == []
     assert all(future.done() for future in futures)
     assert [future.exception(0) for future in futures] == [None] * 1000
-    assert bench.rest("orders", group="g") == list(range(1000))
+    assert bench.rest("orders", 1000, group="g") == list(range(1000))
 
 
 def test_close_while_others_publish(bench: Bench, later: Any) -> None:
     service, outcomes = bench.new_service(), []
+    publishing: set[int] = set()
     service.connect()
 
     def publish() -> None:
         try:
             while True:
                 service.publish("orders", {"n": 1})
+                publishing.add(threading.get_ident())
         except BackendUnavailable as error:
             outcomes.append(error.code)
 
     threads = [later(publish) for _ in range(8)]
-    assert until(lambda: MESSAGING_METRICS.value("messages_published", topic="orders", backend=bench.features.label))
-    with takes(at_most=bench.features.close_secs):
+    assert until(lambda: len(publishing) == 8, PATIENCE)
+    with takes(at_most=bench.features.close_secs + SLACK):
         service.close()
     for thread in threads:
         thread.join(PATIENCE)
@@ -155,7 +157,7 @@ def test_waiting_readers_end_when_the_subscription_closes(bench: Bench, later: A
             outcomes.append(error.code)
 
     threads = [later(wait) for _ in range(3)]
-    with takes(at_most=bench.features.close_secs):
+    with takes(at_most=bench.features.close_secs + SLACK):
         subscription.close()
     for thread in threads:
         thread.join(PATIENCE)
@@ -181,7 +183,7 @@ def test_a_second_close_waits_for_the_first(bench: Bench, later: Any) -> None:
     bench.publish("orders", [1])
     assert begun.wait(PATIENCE)
     later(lambda: service.close(PATIENCE))
-    assert until(lambda: service._closed)
+    assert until(service._finishing.locked, PATIENCE)
     assert service.close(0.2) == ["the service is being closed by another thread"]
     go_on.set()
     assert service.close(PATIENCE) == []

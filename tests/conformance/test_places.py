@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bench import PATIENCE, QUIET, Bench, Seen, numbers
+from bench import PATIENCE, QUIET, SLACK, Bench, Seen, numbers
 from waiting import takes, until
 
 from incident_messaging import ConsumeFailed, Delivery, MessageEnvelope, Position, Subscription
@@ -25,11 +25,14 @@ def next_numbers(subscription: Subscription[Any], count: int) -> list[Any]:
 @needs("keeps")
 def test_members_of_a_group_share_the_messages(bench: Bench) -> None:
     one, two = Seen(), Seen()
-    for seen in (one, two):
-        bench.new_service().subscribe("orders", group="g", callback=seen, prefetch=5)
+    services = [bench.new_service() for _ in range(2)]
+    for service, seen in zip(services, (one, two), strict=True):
+        service.subscribe("orders", group="g", callback=seen, prefetch=5)
     bench.publish("orders", range(200), key=lambda m: str(m["n"]))
     assert until(lambda: set(one.numbers + two.numbers) == set(range(200)), PATIENCE)
-    assert bench.rest("orders", group="g") == []
+    # Seen, and a moment later settled: what is still in hand when another one joins may come to that one, too.
+    assert until(lambda: all(each.health().oldest_unsettled_secs is None for each in services), PATIENCE)
+    assert bench.rest("orders", 0, group="g") == []
 
 
 @needs("keeps")
@@ -37,8 +40,8 @@ def test_a_group_keeps_its_place_over_a_restart(bench: Bench) -> None:
     bench.publish("orders", range(10), key="k")
     assert bench.read("orders", 4, bench.new_service(), group="g") == [0, 1, 2, 3]
     bench.publish("orders", range(10, 12), key="k")
-    assert bench.rest("orders", bench.new_service(), group="g") == list(range(4, 12))
-    assert bench.rest("orders", bench.new_service(), group="g") == []
+    assert bench.rest("orders", 8, bench.new_service(), group="g") == list(range(4, 12))
+    assert bench.rest("orders", 0, bench.new_service(), group="g") == []
 
 
 def test_each_group_gets_every_message(bench: Bench) -> None:
@@ -61,7 +64,7 @@ def test_different_patterns_of_one_group_each_see_all_of_theirs(bench: Bench) ->
 def test_late_groups_see_the_history(bench: Bench) -> None:
     bench.publish("orders", range(5), key="k")
     for group in ("one", "two", "three"):
-        assert bench.rest("orders", group=group) == [0, 1, 2, 3, 4]
+        assert bench.rest("orders", 5, group=group) == [0, 1, 2, 3, 4]
 
 
 @needs("keeps")
@@ -72,7 +75,7 @@ def test_what_a_member_did_not_acknowledge_goes_to_another(bench: Bench) -> None
     assert numbers(d for d in held if d) == list(range(6))
     first.ack([d for d in held[:2] if d])
     first.close()
-    assert bench.returned("orders", bench.new_service(), group="g") == [2, 3, 4, 5]
+    assert bench.returned("orders", 4, bench.new_service(), group="g") == [2, 3, 4, 5]
 
 
 @needs("keeps")
@@ -92,7 +95,7 @@ def test_members_that_leave_at_once_lose_nothing(bench: Bench, later: Any) -> No
     bench.publish("orders", range(50))
     for thread in leaving:
         thread.join(PATIENCE)
-    assert sorted(bench.rest("orders", group="g")) == list(range(50))
+    assert sorted(bench.rest("orders", 50, group="g")) == list(range(50))
 
 
 @needs("order_across_members")
@@ -132,7 +135,7 @@ def test_wildcards(bench: Bench) -> None:
 def test_a_topic_that_does_not_exist_yet_arrives_within_two_seconds(bench: Bench, topic: str) -> None:
     with bench.service.subscribe(topic, group="g") as subscription:
         bench.new_service().publish("late.topic", {"n": 1})
-        with takes(at_most=2.0):
+        with takes(at_most=2.0 + SLACK):
             delivery = subscription.next(PATIENCE)
     assert delivery is not None
     assert delivery.payload == {"n": 1}
@@ -184,7 +187,7 @@ def test_a_start_counts_only_where_there_is_no_place_yet(bench: Bench) -> None:
     first = bench.service.subscribe("orders", group="g", start="latest")
     first.close()  # it has read nothing, and yet has a place
     bench.publish("orders", [2], key="k")
-    assert bench.rest("orders", group="g", start="earliest") == [2]
+    assert bench.rest("orders", 1, group="g", start="earliest") == [2]
     assert isinstance(bench.service.publish("orders", {"n": 3}).results.popitem()[1].position, Position)  # type: ignore[attr-defined]
 
 

@@ -168,7 +168,7 @@ def test_flush_returns_when_nothing_is_on_its_way(bench: Bench) -> None:
         futures = [bench.service.publish_nowait("orders", {"n": n}, key="k") for n in range(500)]
         bench.service.flush(PATIENCE)
         assert sum(bench.service.health().in_flight.values()) == 0
-        assert until(lambda: all(future.done() for future in futures), 1.0)
+        assert until(lambda: all(future.done() for future in futures), PATIENCE)
         found = [d.payload["n"] for _ in futures if (d := subscription.next(PATIENCE))]
     assert found == list(range(500))
 
@@ -205,8 +205,8 @@ def test_an_envelope_published_twice(bench: Bench) -> None:
     elsewhere = bench.service.publish("copies", envelope)
     once = bool(bench.features.stores_an_id_once)
     assert [r.duplicate for r in (first, second, elsewhere)] == [False, once, False]
-    assert bench.rest("orders", group="g") == ([1] if once else [1, 1])
-    assert bench.rest("copies", group="g") == [1]
+    assert bench.rest("orders", 1 if once else 2, group="g") == ([1] if once else [1, 1])
+    assert bench.rest("copies", 1, group="g") == [1]
 
 
 @pytest.mark.needs("keeps")
@@ -236,7 +236,7 @@ def test_topics_do_not_mix(bench: Bench, later: Any) -> None:
 
 
 def test_metrics_equal_what_was_counted(bench: Bench) -> None:
-    topic, labels = f"metered-{id(bench)}", {"backend": bench.features.label}
+    topic, labels = f"metered-{bench.settings['topic_prefix']}", {"backend": bench.features.label}
 
     def value(name: str, **more: str) -> float:
         return MESSAGING_METRICS.value(name, topic=topic, **labels, **more)
@@ -258,7 +258,7 @@ def test_metrics_equal_what_was_counted(bench: Bench) -> None:
 
 
 def test_metrics_can_be_switched_off(bench: Bench) -> None:
-    topic = f"unmetered-{id(bench)}"
+    topic = f"unmetered-{bench.settings['topic_prefix']}"
     service = bench.new_service(enable_metrics=False)
     with service.subscribe(topic, group="g") as subscription:
         service.publish(topic, {"n": 1})

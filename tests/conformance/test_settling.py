@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
-from bench import PATIENCE, QUICK, QUIET, Bench, Seen, numbers
+from bench import PATIENCE, QUICK, QUIET, SLACK, Bench, Seen, numbers
 from waiting import takes, until
 
 from incident_messaging import ConfigurationError, Delivery, Reject, Retry, Subscription
@@ -24,7 +25,7 @@ def test_asking_for_the_next_acknowledges_the_last(bench: Bench) -> None:
     bench.publish("orders", range(3), key="k")
     with bench.service.subscribe("orders", group="g") as subscription:
         assert [next_number(subscription) for _ in range(3)] == [0, 1, 2]
-    assert bench.rest("orders", group="g") == [2]
+    assert bench.rest("orders", 1, group="g") == [2]
 
 
 @needs("keeps")
@@ -49,7 +50,7 @@ def test_leaving_the_loop_gives_the_last_one_back(bench: Bench, way: str) -> Non
     assert again is not None
     assert (again.payload["n"], again.attempt) == (1, 1)
     subscription.close()
-    assert bench.returned("orders", group="g") == [1, 2]
+    assert bench.returned("orders", 2, group="g") == [1, 2]
 
 
 @needs("keeps")
@@ -58,7 +59,7 @@ def test_leaving_consume_gives_the_last_one_back(bench: Bench) -> None:
     for delivery in bench.service.consume("orders", group="g", timeout=PATIENCE):
         if delivery.payload["n"] == 1:
             break
-    assert bench.returned("orders", group="g") == [1, 2]
+    assert bench.returned("orders", 2, group="g") == [1, 2]
 
 
 @needs("keeps")
@@ -69,7 +70,7 @@ def test_without_auto_ack_only_what_was_acknowledged_leaves(bench: Bench) -> Non
         assert numbers(found) == [0, 1, 2, 3]
         found[0].ack()
         found[1].ack()
-    assert bench.returned("orders", group="g") == [2, 3]
+    assert bench.returned("orders", 2, group="g") == [2, 3]
 
 
 @needs("keeps")
@@ -79,7 +80,7 @@ def test_without_auto_ack_a_callback_that_returns_has_settled_nothing(bench: Ben
     subscription = bench.service.subscribe("orders", group="g", callback=seen, auto_ack=False)
     assert seen.wait(2) == [0, 1]
     subscription.close()
-    assert bench.rest("orders", group="g") == [1]
+    assert bench.rest("orders", 1, group="g") == [1]
 
 
 def test_prefetch_bounds_what_is_not_settled(bench: Bench) -> None:
@@ -99,7 +100,7 @@ def test_a_prefetched_message_is_nobody_elses_and_an_idle_member_gets_the_rest(b
     bench.publish("orders", range(2), key="k")
     assert next_number(first) == 0
     first.close()
-    assert bench.returned("orders", group="g") == [0, 1]
+    assert bench.returned("orders", 2, group="g") == [0, 1]
 
 
 def test_nack_brings_a_message_again(bench: Bench) -> None:
@@ -168,8 +169,8 @@ def test_settling_twice_and_from_other_threads_is_harmless(bench: Bench, later: 
         assert again is not None
         assert (again.payload["n"], again.attempt) == (2, 2)
         found[2].ack()  # of an earlier hand-out: settles nothing
-    assert bench.rest("orders", group="g") == [2]
-    assert bench.rest("dead-letter", group="g") == []
+    assert bench.rest("orders", 1, group="g") == [2]
+    assert bench.rest("dead-letter", 0, group="g") == []
 
 
 @needs("keeps")
@@ -179,7 +180,7 @@ def test_settling_inside_a_callback_wins_over_auto_ack(bench: Bench) -> None:
     subscription = bench.service.subscribe("orders", group="g", callback=seen)
     assert seen.wait(2) == [1, 1]
     subscription.close()
-    assert bench.rest("orders", group="g") == []
+    assert bench.rest("orders", 0, group="g") == []
 
 
 @needs("keeps")
@@ -192,7 +193,7 @@ def test_a_batch_is_acknowledged_whole_by_the_next_call(bench: Bench) -> None:
         last = subscription.next_batch(4, PATIENCE)
         assert found == list(range(6))
         assert last
-    assert bench.returned("orders", group="g") == list(range(6, 10))
+    assert bench.returned("orders", 4, group="g") == list(range(6, 10))
 
 
 @needs("keeps")
@@ -205,7 +206,7 @@ def test_a_batch_is_acknowledged_by_name(bench: Bench) -> None:
         assert numbers(found) == [0, 1, 2, 3, 4]
         subscription.ack(found[:3])
         assert subscription.next_batch(5, 0) == []
-    assert bench.returned("orders", group="g") == [3, 4]
+    assert bench.returned("orders", 2, group="g") == [3, 4]
 
 
 @needs("keeps")
@@ -214,18 +215,23 @@ def test_a_confirmed_acknowledgement_is_known_to_the_broker(bench: Bench) -> Non
     subscription = bench.new_service().subscribe("orders", group="g", auto_ack=False)
     delivery = subscription.next(PATIENCE)
     assert delivery is not None
-    with takes(at_most=5.0):
+    with takes(at_most=5.0 + SLACK):
         delivery.ack(confirm=True)
     subscription.close()
-    assert bench.rest("orders", group="g") == [1]
+    assert bench.rest("orders", 1, group="g") == [1]
 
 
 @needs("keeps")
 def test_consume_ends_by_limit_or_time_and_takes_no_more(bench: Bench) -> None:
     bench.publish("orders", range(5), key="k")
     assert numbers(bench.service.consume("orders", group="g", limit=2)) == [0, 1]
-    with takes(at_most=PATIENCE, at_least=QUIET):
-        assert numbers(bench.service.consume("orders", group="g", timeout=QUIET)) == [2, 3, 4]
+    ends = time.monotonic() + PATIENCE
+    found: list[Any] = []
+    while len(found) < 3:  # a busy broker may be silent for so long before it sends them
+        with takes(at_most=PATIENCE, at_least=QUIET):
+            found += numbers(bench.service.consume("orders", group="g", timeout=QUIET))
+        assert time.monotonic() < ends, f"only {found} came"
+    assert found == [2, 3, 4]
 
 
 @needs("keeps")
@@ -234,12 +240,13 @@ def test_consume_one_twice(bench: Bench) -> None:
     bench.publish("orders", range(3), key="k")
     first = service.consume_one("orders", group="g", timeout=PATIENCE)
     assert first is not None
-    with takes(at_most=1.0):  # its place is still there
-        second = service.consume_one("orders", group="g", timeout=PATIENCE)
+    places = service._intakes()
+    second = service.consume_one("orders", group="g", timeout=PATIENCE)
     assert second is not None
+    assert service._intakes() == places, "its place is still there"
     assert numbers([first, second]) == [0, 1]
     service.close()
-    assert bench.rest("orders", group="g") == [2]
+    assert bench.rest("orders", 1, group="g") == [2]
     with takes(at_most=PATIENCE, at_least=0.2):
         assert bench.service.consume_one("empty", group="g", timeout=0.2) is None
 
@@ -269,7 +276,7 @@ def test_consume_one_without_auto_ack_is_settled_by_hand(bench: Bench) -> None:
     assert second is not None
     assert numbers([first, second]) == [0, 1]
     service.close()
-    assert bench.returned("orders", group="g") == [1, 2]
+    assert bench.returned("orders", 2, group="g") == [1, 2]
 
 
 def test_threads_that_iterate_one_subscription_each_settle_their_own(bench: Bench, later: Any) -> None:
@@ -280,14 +287,16 @@ def test_threads_that_iterate_one_subscription_each_settle_their_own(bench: Benc
     def read() -> None:
         delivery = subscription.next(PATIENCE)
         both.wait()  # each has one in hand
-        while delivery is not None:
-            found.append(delivery.payload["n"])
+        ends = time.monotonic() + PATIENCE
+        while delivery is not None or (len(found) < 100 and time.monotonic() < ends):
+            if delivery is not None:
+                found.append(delivery.payload["n"])
             delivery = subscription.next(QUIET)
 
     readers = [later(read) for _ in range(2)]
     bench.publish("orders", range(100))
     for reader in readers:
-        reader.join(PATIENCE)
+        reader.join(2 * PATIENCE)
     assert sorted(found) == list(range(100))
 
 
@@ -316,5 +325,5 @@ def test_every_attempt_fails_and_is_counted(bench: Bench) -> None:
     assert letter is not None
     assert [delivery.attempt for delivery in seen.deliveries] == [1, 2]
     assert letter.headers["x-dlq-attempts"] == "2"
-    assert until(lambda: bench.service.health().oldest_unsettled_secs is not None, 1.0)  # the letter itself
+    assert until(lambda: bench.service.health().oldest_unsettled_secs is not None)  # the letter itself
     subscription.close()

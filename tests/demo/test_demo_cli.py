@@ -62,7 +62,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             process.kill()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_nothing_behind(
     family = psutil.Process(process.pid).children(recursive=True)
 
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130, errors
     assert errors == "interrupted: the brokers are stopped, their data is deleted\n"
@@ -229,7 +229,7 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     start: Callable[..., subprocess.Popen[str]], missing: str
 ) -> None:
     process = start(code=f"import sys; sys.modules[{missing!r}] = None; {CLI}")
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output == ""
     assert errors == f"incident-messaging needs {missing}; get it by: pip install 'incident-messaging[cli]'\n"
@@ -237,5 +237,5 @@ def test_without_the_extra_the_command_says_how_to_get_it(
 
 def test_the_library_does_not_load_the_extra(start: Callable[..., subprocess.Popen[str]]) -> None:
     process = start(code="import sys, incident_messaging.cli; print({'click', 'rich'} & set(sys.modules))")
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     assert (output, errors) == ("set()\n", "")

@@ -101,9 +101,9 @@ def test_worker_handles_until_sigterm(
             "audit: Resolved of INC-2",
             "statistics: INC-2 took 120 minutes",
         }
-        dead = next(service.consume("dead-letter", timeout=10, limit=1))
+        dead = next(service.consume("dead-letter", timeout=60, limit=1))
         assert dead.headers["x-dlq-exception-message"] == "resolved in no time"
 
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=60)
     assert worker.returncode == 0

@@ -17,8 +17,10 @@ from incident_messaging import (
     MessagingService,
 )
 
-#: What a call may take beyond its time-out.
-GRACE = 0.2
+#: Seconds that a call may take beyond its time-out, or beyond what it needs, on a machine that has much to do.
+GRACE = 5.0
+#: The time-out of a call that is refused long before: what waits for it takes longer than `GRACE` allows.
+LONG = 20.0
 PATIENCE = 15.0
 
 Row = tuple[type[MessagingError], str]

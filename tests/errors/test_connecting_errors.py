@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from error_kit import PATIENCE, Make, Provoked, row
+from error_kit import LONG, PATIENCE, Make, Provoked, row
 from waiting import until
 
 from incident_messaging import (
@@ -17,10 +17,10 @@ from incident_messaging import (
 from incident_messaging.brokers.ports import free_port
 
 CALLS: dict[str, Callable[[MessagingService], object]] = {
-    "connect": lambda service: service.connect(3.0),
-    "publish": lambda service: service.publish("orders", {"n": 1}, timeout=3.0),
-    "publish_nowait": lambda service: service.publish_nowait("orders", {"n": 1}).result(3.0),
-    "subscribe": lambda service: service.subscribe("orders", timeout=3.0),
+    "connect": lambda service: service.connect(LONG),
+    "publish": lambda service: service.publish("orders", {"n": 1}, timeout=LONG),
+    "publish_nowait": lambda service: service.publish_nowait("orders", {"n": 1}).result(LONG),
+    "subscribe": lambda service: service.subscribe("orders", timeout=LONG),
 }
 
 
@@ -28,7 +28,7 @@ CALLS: dict[str, Callable[[MessagingService], object]] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dead_port_says_no_at_once_on_nats(provoked: Provoked, service_on: Make, call: str, capfd: Any) -> None:
     port = free_port()
-    service = service_on(backend="nats", nats={"servers": [f"nats://127.0.0.1:{port}"]}, publish_timeout_ms=3000)
+    service = service_on(backend="nats", nats={"servers": [f"nats://127.0.0.1:{port}"]}, publish_timeout_ms=20_000)
     with provoked(f"NATS connection failed: connection refused (nats://127.0.0.1:{port})", within=1.0) as met:
         CALLS[call](service)
     assert (met.error.backend, met.error.retryable, isinstance(met.error, ConnectionError)) == ("nats", True, True)
@@ -39,7 +39,7 @@ def test_a_dead_port_says_no_at_once_on_nats(provoked: Provoked, service_on: Mak
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dead_port_says_no_at_once_on_kafka(provoked: Provoked, service_on: Make, call: str, capfd: Any) -> None:
     port = free_port()
-    service = service_on(backend="kafka", kafka={"bootstrap_servers": f"127.0.0.1:{port}"}, publish_timeout_ms=3000)
+    service = service_on(backend="kafka", kafka={"bootstrap_servers": f"127.0.0.1:{port}"}, publish_timeout_ms=20_000)
     words = f"Kafka producer creation failed: broker not available (127.0.0.1:{port})"
     with provoked(words, within=3.0) as met:
         CALLS[call](service)
@@ -65,7 +65,7 @@ def test_nats_does_not_let_in(provoked: Provoked, service_on: Make, nats_server_
     server = nats_server_factory(config='authorization { user: "app", password: "right" }')
     service = service_on(backend="nats", nats={"servers": [server.url], "user": "app", "password": "wrong-secret"})
     with provoked("NATS", server.address, within=1.0) as met:
-        service.connect(5.0)
+        service.connect(LONG)
     assert "wrong-secret" not in str(met.error)
 
 
@@ -90,9 +90,9 @@ def test_kafka_does_not_let_in(provoked: Provoked, service_on: Make, kafka_broke
     }  # fmt: skip
     service = service_on(backend="kafka", kafka={**login_of, "sasl_password": "wrong-secret"})
     with provoked("Kafka login failed", f"127.0.0.1:{login}", within=5.0) as met:
-        service.connect(5.0)
+        service.connect(LONG)
     assert "wrong-secret" not in str(met.error)
-    service_on(backend="kafka", kafka={**login_of, "sasl_password": "right"}).connect(5.0)
+    service_on(backend="kafka", kafka={**login_of, "sasl_password": "right"}).connect(LONG)
 
 
 @row(ConnectionFailed, "tls")
@@ -112,7 +112,7 @@ def test_nats_without_tls_is_refused_and_told_nothing(provoked: Provoked, servic
         login = {"servers": [f"nats://{address}"], "enable_tls": True, "user": "app", "password": "secret"}
         service = service_on(backend="nats", nats=login)
         with provoked("TLS", address, within=1.0):
-            service.connect(5.0)
+            service.connect(LONG)
         service.close()
         assert until(lambda: told, PATIENCE)
     assert told == [b""]
@@ -123,7 +123,7 @@ def test_kafka_without_tls_is_refused(provoked: Provoked, service_on: Make, kafk
     address = kafka_broker.bootstrap_servers
     service = service_on(backend="kafka", kafka={"bootstrap_servers": address, "enable_ssl": True})
     with provoked("TLS", address, within=5.0):
-        service.connect(5.0)
+        service.connect(LONG)
 
 
 @pytest.mark.parametrize("delivery", ["jetstream", "core"])

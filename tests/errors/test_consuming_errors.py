@@ -8,7 +8,7 @@ from confluent_kafka.admin import (
     AclOperation,
     ResourceType,
 )
-from error_kit import PATIENCE, Make, Provoked, delete_before, make_topic, row
+from error_kit import LONG, PATIENCE, Make, Provoked, delete_before, make_topic, row
 from kafka_rules import deny
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
@@ -29,7 +29,7 @@ from incident_messaging.brokers import KafkaBroker
 def test_no_stream_to_subscribe_to(provoked: Provoked, on_nats: Make, prefix: str) -> None:
     service = on_nats(nats={"create_streams": False})
     with provoked(prefix, "create_streams", within=3.0) as met:
-        service.subscribe("orders", timeout=3.0)
+        service.subscribe("orders", timeout=LONG)
     assert met.error.topic == "orders"
 
 
@@ -37,7 +37,7 @@ def test_no_stream_to_subscribe_to(provoked: Provoked, on_nats: Make, prefix: st
 def test_no_topic_for_the_dead_letters(provoked: Provoked, on_kafka: Make, prefix: str) -> None:
     service = on_kafka(kafka={"create_topics": False})
     with provoked(f"{prefix}.dead-letter", "create_topics", within=5.0):
-        service.subscribe("orders", timeout=5.0)
+        service.subscribe("orders", timeout=LONG)
 
 
 @row(SubscribeFailed, "denied")
@@ -48,7 +48,7 @@ def test_nats_denies_subscribing(provoked: Provoked, service_on: Make, nats_serv
     )
     service = service_on(backend="nats", nats={"servers": [server.url], "user": "app", "password": "p"})
     with provoked("permissions violation", within=3.0):
-        service.subscribe("orders", timeout=3.0)
+        service.subscribe("orders", timeout=LONG)
 
 
 @row(SubscribeFailed, "denied")
@@ -62,7 +62,7 @@ def test_nats_core_denies_subscribing(
     login = {"servers": [server.url], "user": "app", "password": "p", "delivery": "core"}
     service = service_on(backend="nats", nats=login)
     with provoked(f"{prefix}.secret", "permission", within=3.0):
-        service.subscribe("secret", timeout=3.0)
+        service.subscribe("secret", timeout=LONG)
 
 
 @row(SubscribeFailed, "denied")
@@ -73,7 +73,7 @@ def test_kafka_denies_subscribing(
     service.publish("orders", {"n": 1})
     deny(guarded_kafka.bootstrap_servers, ResourceType.GROUP, f"g:{prefix}.orders", AclOperation.READ)
     with provoked("ACL", within=5.0):
-        service.subscribe("orders", group="g", timeout=5.0)
+        service.subscribe("orders", group="g", timeout=LONG)
 
 
 @row(SubscribeFailed, "overlap")
@@ -83,7 +83,7 @@ def test_streams_that_overlap(provoked: Provoked, on_nats: Make, prefix: str, je
 
     jetstream(add)
     with provoked(f"other-{prefix}", within=3.0):
-        on_nats().subscribe("orders", timeout=3.0)
+        on_nats().subscribe("orders", timeout=LONG)
 
 
 @row(ConsumeFailed, "lost_place")
@@ -131,10 +131,9 @@ def test_dead_letters_taken_out_are_no_lost_place(on_nats: Make) -> None:
     assert reader.next(PATIENCE) is not None
     assert service.dead_letters.purge().done == 10
     service.publish("dead-letter", {"n": "last"})
-    seen = []
-    while (delivery := reader.next(2.0)) is not None:
-        seen.append(delivery.body)
-    assert b'"n":"last"' in seen[-1]
+    while (delivery := reader.next(PATIENCE)) is not None and b'"n":"last"' not in delivery.body:
+        pass
+    assert delivery is not None
     assert reader.error is None
 
 
@@ -156,7 +155,7 @@ def test_a_reader_that_falls_behind(provoked: Provoked, on_nats: Make) -> None:
     service.publish_batch("orders", [{"n": n} for n in range(50)])
     assert until(lambda: subscription.error is not None, PATIENCE)
     with provoked("prefetch 5", within=0.1) as met:
-        subscription.next(1.0)
+        subscription.next(LONG)
     assert met.error.retryable
 
 

@@ -14,7 +14,8 @@ from waiting import until
 from incident_messaging import MESSAGING_METRICS, MessagingConfig, MessagingService
 from incident_messaging.brokers import KafkaBroker
 
-PATIENCE = 15.0
+#: Seconds for anything that comes, also for a message that comes again after NATS's `ack_wait`.
+PATIENCE = 40.0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from confluent_kafka.admin import (
     AclOperation,
     ResourceType,
 )
-from error_kit import PATIENCE, Make, Provoked, frozen, make_topic, row
+from error_kit import LONG, PATIENCE, Make, Provoked, frozen, make_topic, row
 from kafka_rules import deny
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
@@ -44,7 +44,7 @@ def test_a_message_over_the_nats_servers_limit(provoked: Provoked, service_on: M
     service = service_on(backend="nats", nats={"servers": [server.url]})
     service.publish("orders", {"n": 1})
     with provoked("87,500", "max_payload", within=1.0):  # less what dead letters need
-        service.publish("orders", {"n": "x" * 99_000}, timeout=1.0)
+        service.publish("orders", {"n": "x" * 99_000}, timeout=LONG)
     assert service.publish("orders", {"n": 2}).results  # the connection is as it was
 
 
@@ -55,7 +55,7 @@ def test_a_message_over_the_kafka_topics_limit(
     make_topic(kafka_broker, f"{prefix}.small", **{"max.message.bytes": "2000"})
     service = on_kafka(kafka={"compression_type": "none"})
     with provoked("max.message.bytes", f"{prefix}.small", within=5.0):
-        service.publish("small", {"n": "x" * 10_000}, timeout=5.0)
+        service.publish("small", {"n": "x" * 10_000}, timeout=LONG)
 
 
 @row(PublishFailed, "denied")
@@ -67,7 +67,7 @@ def test_nats_denies_publishing(provoked: Provoked, service_on: Make, nats_serve
     service = service_on(backend="nats", nats={"servers": [server.url], "user": "app", "password": "p"})
     service.publish("open", {"n": 1})
     with provoked("secret", within=1.0):
-        service.publish("secret", {"n": 1}, timeout=3.0)
+        service.publish("secret", {"n": 1}, timeout=LONG)
     assert service.publish("open", {"n": 2}).results
 
 
@@ -78,7 +78,7 @@ def test_kafka_denies_publishing(guarded_kafka: KafkaBroker, provoked: Provoked,
     service.publish("secret", {"n": 1})
     deny(guarded_kafka.bootstrap_servers, ResourceType.TOPIC, f"{prefix}.secret", AclOperation.WRITE)
     with provoked("ACL", f"{prefix}.secret", within=5.0):
-        service.publish("secret", {"n": 2}, timeout=5.0)
+        service.publish("secret", {"n": 2}, timeout=LONG)
     assert service.publish("open", {"n": 2}).results
 
 
@@ -86,14 +86,14 @@ def test_kafka_denies_publishing(guarded_kafka: KafkaBroker, provoked: Provoked,
 def test_no_stream_on_nats_and_none_may_be_made(provoked: Provoked, on_nats: Make) -> None:
     service = on_nats(nats={"create_streams": False})
     with provoked("stream", "create_streams", within=1.0):
-        service.publish("orders", {"n": 1}, timeout=3.0)
+        service.publish("orders", {"n": 1}, timeout=LONG)
 
 
 @row(PublishFailed, "no_stream")
 def test_no_topic_on_kafka_and_none_may_be_made(provoked: Provoked, on_kafka: Make, prefix: str) -> None:
     service = on_kafka(kafka={"create_topics": False})
     with provoked(f"{prefix}.orders", "create_topics", within=3.0):
-        service.publish("orders", {"n": 1}, timeout=3.0)
+        service.publish("orders", {"n": 1}, timeout=LONG)
 
 
 @row(PublishFailed, "stream_full")
@@ -101,7 +101,7 @@ def test_a_full_stream_refuses(provoked: Provoked, on_nats: Make) -> None:
     service = on_nats(nats={"stream_max_bytes": 50_000})
     service.publish("orders", {"n": "x" * 30_000})
     with provoked("full", within=1.0) as met:
-        service.publish("orders", {"n": "x" * 30_000}, timeout=3.0)
+        service.publish("orders", {"n": "x" * 30_000}, timeout=LONG)
     assert met.error.retryable
 
 
@@ -115,14 +115,14 @@ def test_nats_rejects(provoked: Provoked, on_nats: Make, prefix: str, jetstream:
 
     jetstream(seal)
     with provoked("sealed", within=1.0):
-        on_nats().publish("orders", {"n": 1}, timeout=3.0)
+        on_nats().publish("orders", {"n": 1}, timeout=LONG)
 
 
 @row(PublishFailed, "rejected")
 def test_kafka_rejects(provoked: Provoked, on_kafka: Make, kafka_broker: Any, prefix: str) -> None:
     make_topic(kafka_broker, f"{prefix}.compacted", **{"cleanup.policy": "compact"})  # takes no message without a key
     with provoked(f"{prefix}.compacted", within=5.0):
-        on_kafka().publish("compacted", {"n": 1}, timeout=5.0)
+        on_kafka().publish("compacted", {"n": 1}, timeout=LONG)
 
 
 @row(PublishFailed, "batch")
@@ -130,7 +130,7 @@ def test_kafka_rejects(provoked: Provoked, on_kafka: Make, kafka_broker: Any, pr
 def test_a_batch_with_a_failure(provoked: Provoked, backend: str, request: pytest.FixtureRequest) -> None:
     service = request.getfixturevalue(backend)()
     with provoked("1 of 3 messages failed, the first at 1", within=10.0) as met:
-        service.publish_batch("orders", [{"n": 0}, {"n": {1, "a"}, "m": object()}, {"n": 2}], timeout=10.0)
+        service.publish_batch("orders", [{"n": 0}, {"n": {1, "a"}, "m": object()}, {"n": 2}], timeout=LONG)
     assert met.error.result.published == 2
     assert isinstance(met.error.__cause__, SerializationError)
 

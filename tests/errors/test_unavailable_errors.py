@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from error_kit import PATIENCE, Make, Provoked, frozen, row
+from error_kit import LONG, PATIENCE, Make, Provoked, frozen, row
 
 from incident_messaging import (
     BackendUnavailable,
@@ -38,7 +38,7 @@ def test_a_closed_service(provoked: Provoked, backend: str, request: pytest.Fixt
 def test_a_full_window(provoked: Provoked, service_on: Make, nats_server_factory: Any) -> None:
     server = nats_server_factory()
     service = service_on(
-        backend="nats", nats={"servers": [server.url]}, max_in_flight=2, publish_timeout_ms=3000
+        backend="nats", nats={"servers": [server.url]}, max_in_flight=2, publish_timeout_ms=20_000
     )  # fmt: skip
     service.publish("orders", {"n": 0})
     with frozen(server):
@@ -48,7 +48,7 @@ def test_a_full_window(provoked: Provoked, service_on: Make, nats_server_factory
         with provoked("2 messages", within=0.5):
             service.publish_nowait("orders", {"n": 3}, block=0.5)
     assert met.error.retryable
-    assert all(future.result(PATIENCE) for future in waiting)
+    assert all(future.result(LONG) for future in waiting)
 
 
 @row(BackendUnavailable, "forked")
@@ -60,7 +60,7 @@ def test_an_inherited_subscription(provoked: Provoked, on_nats: Make) -> None:
         status = 1
         try:
             with provoked("inherited", within=0.2):
-                subscription.next(1.0)
+                subscription.next(LONG)
             status = 0
         except BaseException as error:
             os.write(writing, repr(error).encode())

@@ -53,11 +53,13 @@ class NatsRig(Rig):
         async def read() -> list[str]:
             login = {name: self.settings["nats"].get(name) for name in ("user", "password")}
             client = await nats.connect(self.broker.url, **login)  # type: ignore[union-attr]
-            place = await client.jetstream().pull_subscribe(f"{PREFIX}.{topic}", stream=PREFIX.upper())
+            stream, subject = client.jetstream(timeout=20), f"{PREFIX}.{topic}"
+            # The leader knows how many there are; the node that a consumer is given may not have caught up with it.
+            state = (await stream.stream_info(PREFIX.upper(), subjects_filter=subject)).state
+            place = await stream.pull_subscribe(subject, stream=PREFIX.upper())
             found: list[str] = []
-            pending = (await place.consumer_info()).num_pending
-            while len(found) < (pending or 0):
-                for message in await place.fetch(500, timeout=5):
+            while len(found) < (state.subjects or {}).get(subject, 0):
+                for message in await place.fetch(500, timeout=20):
                     found.append(name_of(json.loads(message.data)["payload"]))
                     await message.ack()
             await client.close()

@@ -115,12 +115,14 @@ def interrupts(rig: Rig, task: Task) -> tuple[History, Faults]:
     """Ctrl-C again and again in a main thread that consumes and publishes what it got."""
     history, main = History(), threading.main_thread().ident
     assert main is not None
-    stop, met = threading.Event(), 0
+    exposed, stop, met = threading.Event(), threading.Event(), 0
 
     def interrupt() -> None:
         chance = random.Random(task.seed)
         while not stop.wait(chance.uniform(0.005, 0.06)):
-            signal.pthread_kill(main, signal.SIGINT)
+            if exposed.is_set():  # else it might come where nothing catches it
+                exposed.clear()
+                signal.pthread_kill(main, signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts us in the background has it ignored
     with new_service(rig) as service:
@@ -133,6 +135,7 @@ def interrupts(rig: Rig, task: Task) -> tuple[History, Faults]:
             try:
                 while met < task.faults:
                     try:
+                        exposed.set()
                         _consume_and_publish(service, subscription, history, met)
                     except KeyboardInterrupt:
                         met += 1

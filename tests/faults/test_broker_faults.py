@@ -18,6 +18,8 @@ NewService = Callable[..., MessagingService]
 
 #: Seconds until a case gives up on what should have come.
 PATIENCE = 90.0
+#: Seconds that a machine of two cores, which brokers and tests share, may add to the end of a call.
+SLACK = 5.0
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +56,10 @@ def test_a_frozen_broker_is_an_unknown_outcome_in_time(rig: Rig, new_service: Ne
     service = new_service()
     service.publish("load", {"key": "k", "n": 0})
     rig.broker.freeze()
-    with takes(at_most=2.0), pytest.raises(Timeout) as caught:
-        service.publish("load", {"key": "k", "n": 1}, timeout=0.5)
+    with takes(at_most=1.0 + SLACK), pytest.raises(Timeout) as caught:
+        service.publish("load", {"key": "k", "n": 1}, timeout=1.0)
     assert caught.value.maybe_delivered
-    with takes(at_most=2.5):
+    with takes(at_most=1.0 + SLACK):
         service.close(1.0)
     rig.broker.thaw()
 
@@ -108,7 +110,7 @@ def test_a_slow_line_only_costs_time(rig: Rig, new_service: NewService) -> None:
 def test_somebody_who_accepts_and_stays_silent(rig: Rig, new_service: NewService) -> None:
     rig.proxy.silent = True
     service = new_service()
-    with takes(at_most=2.5), pytest.raises(MessagingError) as caught:
+    with takes(at_most=1.0 + SLACK), pytest.raises(MessagingError) as caught:
         service.publish("load", {"key": "k", "n": 0}, timeout=1.0)
     assert caught.value.retryable
     rig.proxy.heal()
@@ -131,8 +133,8 @@ def test_futures_end_whatever_happens(rig: Rig, new_service: NewService) -> None
         futures.append(service.publish_nowait("load", {"key": "k", "n": number}))
         if number == 100:
             rig.broker.kill()
-    with takes(at_most=5.0):
-        outcomes = [future.exception(10.0) for future in futures]
+    with takes(at_most=3.0 + SLACK):
+        outcomes = [future.exception(20.0) for future in futures]
     assert all(outcome is None or isinstance(outcome, MessagingError) for outcome in outcomes)
     rig.broker.start()
     stored = set(rig.stored("load"))
@@ -160,9 +162,9 @@ def test_a_producer_faster_than_its_broker_is_held_up(rig: Rig, new_service: New
         _hand_over(service, futures)
     assert full.value.code == "window_full"
     assert len(futures) == (100 if "max_in_flight" in bound else 29), "10,000 bytes and their envelope, 29 times"
-    with takes(at_least=0.3, at_most=1.5), pytest.raises(BackendUnavailable):
+    with takes(at_least=0.3, at_most=0.3 + SLACK), pytest.raises(BackendUnavailable):
         service.publish_nowait("load", {"key": "k", "n": -2, "body": "x" * 10_000}, block=0.3)
     rig.broker.thaw()
     assert all(future.result(25.0) for future in futures)
-    service.flush(5.0)
+    service.flush(25.0)
     assert set(rig.stored("load")) == {f"k/{number}" for number in range(-1, len(futures))}

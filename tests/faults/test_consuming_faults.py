@@ -138,7 +138,7 @@ with service.subscribe("load", group="g", callback=handle, start="latest", timeo
         time.sleep(0.01)
     while len(history.of("handled")) < 400:
         time.sleep(0.05)
-assert service.close(5.0) == []
+assert service.close() == []
 """
 )
 
@@ -178,6 +178,6 @@ def test_a_subscription_ends_nobody_elses_wait(rig: Rig, new_service: NewService
     assert until(lambda: names <= set(history.of("handled")), PATIENCE)
     subscription.close()
     for thread in threads:
-        thread.join(5.0)
+        thread.join(PATIENCE)
     assert not [thread for thread in threads if thread.is_alive()]
     judge(history, rig.stored("load")).require(again=0)

@@ -48,7 +48,11 @@ def handle(delivery):
 options = {"concurrency": int(sys.argv[6]), "retry": RetryPolicy(max_attempts=int(sys.argv[5]))}
 for topic in ("load", "other"):
     service.subscribe(topic, group="g", callback=handle, prefetch=20, timeout=40.0, **options)
-history.note("ready", "process/0")
+def tell():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # until then it would end the process at once
+        time.sleep(0.01)
+    history.note("ready", "process/0")
+threading.Thread(target=tell, daemon=True).start()
 service.run_until_signal()
 """
 )

@@ -93,11 +93,13 @@ def test_ctrl_c_at_any_moment_loses_nothing(rig: Rig, new_service: NewService) -
     history, service = History(), new_service()
     interrupts, main = 0, threading.main_thread().ident
     assert main is not None
-    stop = threading.Event()
+    exposed, stop = threading.Event(), threading.Event()
 
     def interrupt() -> None:
         while not stop.wait(0.05):
-            signal.pthread_kill(main, signal.SIGINT)
+            if exposed.is_set():  # else it might meet the test, where nothing catches it
+                exposed.clear()
+                signal.pthread_kill(main, signal.SIGINT)
 
     with Publishers(service, history, threads=1, pause=0.001), service.subscribe(
         "load", group="g", prefetch=50, timeout=30.0
@@ -107,6 +109,7 @@ def test_ctrl_c_at_any_moment_loses_nothing(rig: Rig, new_service: NewService) -
         try:
             while interrupts < 60:
                 try:
+                    exposed.set()
                     _handle_some(subscription, history)
                 except KeyboardInterrupt:
                     interrupts += 1

@@ -24,6 +24,8 @@ from incident_messaging import MessagingConfig, MessagingError, MessagingService
 from incident_messaging.brokers import KafkaBroker, NatsServer
 
 PATIENCE = 60.0
+#: Seconds that a machine of two cores, which brokers and tests share, may add to the end of a call.
+SLACK = 5.0
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,7 @@ def publish_one(service: MessagingService, history: History, number: int, *, tim
     name = f"k/{number}"
     history.note("sent", name)
     try:
-        with takes(at_most=timeout + 1.2):
+        with takes(at_most=timeout + SLACK):
             service.publish("load", {"key": "k", "n": number, "body": body}, key="k", timeout=timeout)
     except MessagingError as error:
         history.note("unknown" if isinstance(error, Timeout) and error.maybe_delivered else "failed", name)
@@ -123,7 +125,7 @@ def test_a_stream_with_a_limit_refuses_and_takes_again(nothing_left_behind: None
         with MessagingService(MessagingConfig.from_mapping(rig.settings)) as service:
             with handlers(service, history):
                 number = 0
-                while publish_one(service, history, number, timeout=3.0, body="x" * 10_000):
+                while publish_one(service, history, number, timeout=10.0, body="x" * 10_000):
                     number += 1
                 with pytest.raises(PublishFailed) as caught:
                     service.publish("load", {"key": "k", "n": -1, "body": "x" * 10_000})
@@ -208,7 +210,7 @@ def test_a_right_that_is_taken_away_and_given_back(
                 with pytest.raises(PublishFailed, match=r"faults\.load") as caught:
                     service.publish("load", {"key": "k", "n": 0}, timeout=5.0)
                 assert caught.value.code == "denied"
-                service.publish("other", {"key": "k", "n": 0}, timeout=5.0)
+                service.publish("other", {"key": "k", "n": 0}, timeout=20.0)
                 rights.allow()
                 rights.apply(rig)
                 goal = history.acknowledged + 50

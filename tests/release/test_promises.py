@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from waiting import until
-from wire_raw import Message, Raw
+from wire_raw import PATIENCE, Message, Raw
 from wire_record import PREFIX, PROMISES, SAMPLES, envelope, main, names, publish
 
 from incident_messaging import IncidentEvent, MessagingConfig, MessagingService
@@ -82,12 +82,12 @@ def test_messages_are_still_read(service: MessagingService, raw: Raw, file: Path
         for message in kept.values():
             raw.write(f"{PREFIX}.{topic}", Message(**message))
         for name in kept:
-            delivery = plain.next(10.0)
+            delivery = plain.next(PATIENCE)
             assert delivery is not None
             assert delivery.metadata == envelope(name).metadata
             assert (delivery.key, delivery.headers["outside"]) == ("kéy", "öut")
             if name != "plain":
-                event = typed.next(10.0)
+                event = typed.next(PATIENCE)
                 assert event is not None
                 assert event.payload == SAMPLES[name]
 
@@ -117,11 +117,11 @@ def test_a_dead_letter_is_still_understood(service: MessagingService, raw: Raw, 
         assert letter.exception_type.endswith("Reject")
         assert letter.failed_at is not None
         service.dead_letters.redrive(topic="sample.plain")
-        again = subscription.next(10.0)
+        again = subscription.next(PATIENCE)
         assert again is not None
         assert again.payload == SAMPLES["plain"]
         assert again.metadata == envelope("plain").metadata
-    assert until(lambda: not list(service.dead_letters.list()))
+    assert until(lambda: not list(service.dead_letters.list()), PATIENCE)
 
 
 def test_the_broker_knows_a_group_by_the_same_name(service: MessagingService, of_broker: dict[str, Any]) -> None:

@@ -99,5 +99,5 @@ def test_both_share_a_group_at_the_same_time(ours: MessagingService, following: 
         theirs = incidents(following.answer())
         assert len(theirs) == 5
         everything = {f"INC-{number}" for number in range(next(published))}
-        assert until(lambda: theirs | mine == everything)
+        assert until(lambda: theirs | mine == everything, version_deeds.PATIENCE), everything - theirs - mine
     assert mine - theirs

@@ -11,7 +11,7 @@ import incident_messaging
 from incident_messaging import IncidentEvent, MessagingConfig, MessagingService, Reject, RetryPolicy
 from incident_messaging.events import VARIANTS, UnknownIncidentEvent
 
-PATIENCE = 15.0
+PATIENCE = 40.0
 
 
 def service(settings: dict[str, Any]) -> MessagingService:

@@ -13,7 +13,7 @@ import nats
 from foreign import to_kafka, to_nats
 
 #: Seconds that a broker has to answer.
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 class Message(NamedTuple):

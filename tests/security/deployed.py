@@ -10,17 +10,20 @@ from typing import Any
 
 import nkeys
 from certificates import Kit
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from waiting import until
 
 from incident_messaging import MessagingConfig
 from incident_messaging.brokers import KafkaBroker, KafkaCluster, NatsCluster, NatsServer
@@ -35,6 +38,8 @@ PATIENCE = 20.0
 USER, PASSWORD = "incidents", "of the test's own"
 
 _LISTENERS = ("CLIENTS", "INTERNAL", "CONTROLLER")
+#: A topic by which a user sees that it has its rights.
+_SEEN = "llm-im.let-in"
 
 
 def replaced(text: str, places: Mapping[str, str]) -> str:
@@ -167,6 +172,18 @@ class DeployedKafka(KafkaCluster):
         admin.alter_user_scram_credentials([made])[USER].result(PATIENCE)
         for answer in admin.create_acls(list(_rights("llm-im"))).values():
             answer.result(PATIENCE)
+        admin.create_topics([NewTopic(_SEEN)])[_SEEN].result(PATIENCE)
+        assert until(lambda: all(map(self._lets_in, self.nodes)), 3 * PATIENCE), "each takes it over in its own time"
+
+    def _lets_in(self, node: KafkaBroker) -> bool:
+        """Whether a node knows the user's password, and shows it what its rules are about."""
+        login = {"sasl.mechanisms": "SCRAM-SHA-512", "sasl.username": USER, "sasl.password": PASSWORD}
+        login |= {"security.protocol": "sasl_ssl", "ssl.ca.location": self._administrator["ssl.ca.location"]}
+        user = AdminClient({**login, "bootstrap.servers": node.address, "log_level": 0})
+        try:
+            return _SEEN in user.list_topics(timeout=2.0).topics
+        except KafkaException:
+            return False
 
     def replicas(self, topic: str) -> set[int]:
         """How many copies each partition has."""

@@ -212,7 +212,7 @@ def goes_through(service: MessagingService) -> None:
     with service:
         service.publish(topic, {"n": 1})
         with service.subscribe(topic, group="g") as subscription:
-            delivery = subscription.next(15.0)
+            delivery = subscription.next(PATIENCE)
             assert delivery is not None
             assert delivery.payload == {"n": 1}
 

@@ -23,6 +23,8 @@ from incident_messaging.consuming.graves import Grave, dead_letter, shed
 from incident_messaging.consuming.letters import read_letter
 from incident_messaging.record import RESERVE, Position, Record
 
+PATIENCE = 20.0
+
 
 def came(block: bytes) -> wire.Message:
     message = wire.Message("p.orders", block, b"{}")
@@ -45,7 +47,7 @@ def test_a_message_whose_subject_is_no_utf8_is_a_message_like_others(nats_server
         subject, seen = prefix.encode() + b".orders.\xff", []
         with service.subscribe("orders.*", group="g", callback=seen.append):
             writer.publish([(subject, b"NATS/1.0\r\n\r\n", body) for body in (b"no json", b'{"n": 1}')])
-            assert until(lambda: len(seen) == 2 and list(service.dead_letters.list()), 5.0)
+            assert until(lambda: len(seen) == 2 and list(service.dead_letters.list()), PATIENCE)
         assert [delivery.topic for delivery in seen] == ["orders.a", "orders.\udcff"]
         (letter,) = service.dead_letters.list()
         assert (letter.topic, letter.body) == ("orders.\udcff", b"no json")
@@ -116,12 +118,12 @@ def test_a_dead_letter_whose_id_is_taken_is_not_lost(nats_server) -> None:
         )
         assert places == [f"{stream}-2", f"{stream}-3"]
         with service.subscribe("orders", group="g", callback=lambda _: None):
-            assert until(lambda: list(service.dead_letters.list()), 1.5)
+            assert until(lambda: list(service.dead_letters.list()), PATIENCE)
         # nor is one that is put back
         again = b"NATS/1.0\r\nNats-Msg-Id: dlq:g:%s:3:r1\r\n\r\n" % stream.encode()
         assert writer.publish([(topic + b".other", again, b"{}")]) == [f"{stream}-5"]
         assert service.dead_letters.redrive().done == 1
-        found = service.consume("orders", bytes, group="g", timeout=10.0, limit=1)
+        found = service.consume("orders", bytes, group="g", timeout=PATIENCE, limit=1)
         assert [delivery.body for delivery in found] == [b"no json"]
 
 
@@ -132,7 +134,7 @@ def check_that_it_is_cut(settings: dict[str, Any], writer: NatsWriter | KafkaWri
         service.publish("orders.a", {})  # makes the topic
         assert writer.store(f"{settings['topic_prefix']}.orders", [Message("full", body, None, [])]) != [None]
         with service.subscribe("orders.a", group="g", callback=lambda _: None):
-            assert until(lambda: list(service.dead_letters.list()), 10.0)
+            assert until(lambda: list(service.dead_letters.list()), PATIENCE)
         (letter,) = service.dead_letters.list()
         assert letter.body_cut
         assert letter.body == body[:-RESERVE]

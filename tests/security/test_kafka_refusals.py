@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,16 +16,15 @@ import pytest
 from certificates import Kit
 from files import unreadable
 from kafka_secured import ROOT_PASSWORD, Tokens
+from waiting import takes
 
 from incident_messaging import ConfigurationError, ConnectionFailed, KafkaConfig, MessagingService
 from incident_messaging.backends.kafka import settings
 
 Make = Callable[..., MessagingService]
 
-#: What a call may take; refusals come much sooner.
-TIMEOUT = 5.0
-#: What the machine may need to run whoever waits.
-GRACE = 1.0
+#: What a call may take; refusals come much sooner, also on a machine that has much to do.
+TIMEOUT = 20.0
 #: Everything that librdkafka can be made to log.
 LOUD = {"debug": "all"}
 
@@ -167,10 +165,8 @@ def test_it_is_said_in_words_and_no_secret_with_it(
     (tmp_path / "text").write_text("no certificate")
     service = on_kafka(wrong.listener, extra=LOUD, **wrong.kafka(certificates, tmp_path, secret))
     publishes = list(CASES).index(name) % 2  # both ways meet the same refusals
-    begun = time.monotonic()
-    with pytest.raises((ConnectionFailed, ConfigurationError)) as caught:
+    with takes(at_most=TIMEOUT / 2), pytest.raises((ConnectionFailed, ConfigurationError)) as caught:
         service.publish("t", {}, timeout=TIMEOUT) if publishes else service.connect(TIMEOUT)
-    assert time.monotonic() - begun < TIMEOUT + GRACE
     assert caught.value.code == wrong.code, repr(caught.value)
     assert wrong.words in str(caught.value)
     told.error(caught.value)
@@ -191,7 +187,7 @@ def test_a_secret_is_nowhere_where_all_is_well(on_kafka: Make, tmp_path: Path, t
     for service in services:
         with service, service.subscribe("well", group="g") as subscription:
             service.publish("well", {"n": 1})
-            delivery = subscription.next(10.0)
+            delivery = subscription.next(TIMEOUT)
             for thing in (service, service.config, service.config.kafka, subscription, delivery, service.health()):
                 told.about(thing)
     text = told.all()

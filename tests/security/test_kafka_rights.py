@@ -24,6 +24,8 @@ _RULE = re.compile(
     r"--(?P<kind>topic|group) (?P<name>\S+)(?P<prefixed> --resource-pattern-type prefixed)?$"
 )
 DEAD_LETTERS = "operations.dead-letter"
+#: Seconds for a call; what is refused is refused much sooner.
+PATIENCE = 20.0
 
 
 def rule(command: str) -> AclBinding:
@@ -53,17 +55,17 @@ def publishes(service: MessagingService) -> None:
 
 def consumes(service: MessagingService) -> None:
     """One is handled, one goes to the dead letters."""
-    with service.subscribe("audit", start="earliest", timeout=10.0) as subscription:
+    with service.subscribe("audit", start="earliest", timeout=PATIENCE) as subscription:
         for settle in ("ack", "reject"):
-            delivery = subscription.next(10.0)
+            delivery = subscription.next(PATIENCE)
             assert delivery is not None
             getattr(delivery, settle)()
     assert service.health().ok
 
 
 def broadcasts(service: MessagingService) -> None:
-    with service.subscribe("audit", broadcast=True, start="earliest", timeout=10.0) as subscription:
-        assert subscription.next(10.0) is not None
+    with service.subscribe("audit", broadcast=True, start="earliest", timeout=PATIENCE) as subscription:
+        assert subscription.next(PATIENCE) is not None
 
 
 def does_both(service: MessagingService) -> None:
@@ -80,7 +82,7 @@ def redrives(service: MessagingService) -> None:
 
 def comes_up(service: MessagingService) -> None:
     """Both topics are made at a subscription; who may not write to one has nothing to handle."""
-    with service.subscribe("audit", timeout=10.0) as subscription:
+    with service.subscribe("audit", timeout=PATIENCE) as subscription:
         assert subscription.next(1.0) is None
 
 
@@ -114,7 +116,7 @@ def set_up(secured_kafka: SecuredKafka, on_kafka: Make) -> Callable[..., Messagi
                 publishes(insider)
                 if role.startswith("Who looks"):
                     consumes(insider)
-        limits = {"topic_prefix": "operations", "publish_timeout_ms": 5000, "subscribe_timeout_ms": 5000}
+        limits = {"topic_prefix": "operations", "publish_timeout_ms": 20_000, "subscribe_timeout_ms": 20_000}
         login = {"sasl_username": USER, "sasl_password": USER_PASSWORD}
         secured_kafka.allow(ROLES[role] if rights is None else rights)
         return on_kafka("SASL_BARE", service=limits, create_topics=makes_topics, **login)
@@ -187,7 +189,7 @@ def test_a_consumer_that_may_not_read_what_it_makes(set_up: Callable[..., Messag
         for right in ROLES[role]
         if right.operation is not AclOperation.READ or right.restype is ResourceType.GROUP
     ]
-    with set_up(role, unreadable) as service, service.subscribe("audit", timeout=10.0) as subscription:
+    with set_up(role, unreadable) as service, service.subscribe("audit", timeout=PATIENCE) as subscription:
         publishes(on_kafka("PLAINTEXT", service={"topic_prefix": "operations"}))
         assert subscription.next(1.0) is None
 
@@ -197,9 +199,9 @@ def test_a_user_who_may_write_nothing_is_told_so_once(
 ) -> None:
     with (
         set_up("A broadcast") as service,
-        service.subscribe("audit", broadcast=True, start="earliest", timeout=10.0) as subscription,
+        service.subscribe("audit", broadcast=True, start="earliest", timeout=PATIENCE) as subscription,
     ):
-        assert until(lambda: "Cluster authorization failed" in caplog.text)
+        assert until(lambda: "Cluster authorization failed" in caplog.text, PATIENCE)
         delivery = subscription.next(3.0)
         while delivery is not None:  # the producer would come back every second
             delivery = subscription.next(3.0)

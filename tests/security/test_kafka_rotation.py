@@ -139,4 +139,5 @@ def test_a_certificate(
         write(ca_file, certificates.other.ca_file.read_text())
         used.replace_by(certificates.others_client)
         assert running.flows()
-        assert caplog.text.count("has read them anew") >= 2 + 2, "the producer twice, each consumer once"
+        anew = "has read them anew"  # said behind the change, which messages need not wait for
+        assert until(lambda: caplog.text.count(anew) >= 2 + 2, PATIENCE), "the producer twice, each consumer once"

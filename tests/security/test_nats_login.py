@@ -11,6 +11,7 @@ from certificates import Kit
 from files import write
 from nats_accounts import Key, Operator
 from nats_secured import PATIENCE, Make, tls, user
+from waiting import until
 
 from incident_messaging import ConnectionFailed, MessagingConfig, MessagingService
 from incident_messaging.brokers.ports import free_port
@@ -82,6 +83,7 @@ def test_a_certificate_says_who_the_user_is(on_nats: Make, nats_server_factory: 
 def test_a_server_that_leaves_tls_open(on_nats: Make, nats_server_factory: Any, certificates: Kit) -> None:
     server = nats_server_factory(config=f"{tls(certificates.server)}\nallow_non_tls: true")
     works(on_nats(server, enable_tls=True, tls_ca_file=certificates.ca_file))
+    assert until(lambda: server.monitor("/connz").get("connections"), PATIENCE)
     connections = server.monitor("/connz")["connections"]
     assert [each["tls_version"] for each in connections] == ["1.3"]
 

@@ -27,11 +27,15 @@ def _pipes_of_the_process() -> None:
 def loop(nothing_left_behind: None) -> Iterator[EventLoop]:
     loop = EventLoop("incident-messaging-test-loop")
     yield loop
-    assert loop.stop(Deadline.after(5.0))
+    assert loop.stop(Deadline.after(20.0))
+
+
+#: Seconds that a busy machine may need beside those that are promised.
+SLACK = 5.0
 
 
 def soon() -> Deadline:
-    return Deadline.after(5.0)
+    return Deadline.after(20.0)
 
 
 async def forever() -> None:
@@ -63,16 +67,19 @@ def test_the_time_out_of_a_call_and_that_of_its_coroutine_are_told_apart(loop: E
 
     with pytest.raises(TimeoutError, match="the coroutine's own"):
         loop.run(own, soon(), "it")
-    with takes(at_most=0.5, at_least=0.1), pytest.raises(Timeout, match="reading took longer"):
+    with takes(at_most=0.2 + SLACK, at_least=0.1), pytest.raises(Timeout, match="reading took longer"):
         loop.run(forever, Deadline.after(0.2), "reading")
 
 
 @pytest.mark.parametrize("how", ["deadline", "interrupt"])
 def test_a_call_that_ends_early_cancels_its_coroutine(loop: EventLoop, how: str) -> None:
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     async def work() -> None:
         try:
+            begun.set()
+            if how == "interrupt":
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
             await forever()
         finally:
             cancelled.set()
@@ -80,24 +87,25 @@ def test_a_call_that_ends_early_cancels_its_coroutine(loop: EventLoop, how: str)
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    loop.run(lambda: asyncio.sleep(0), Deadline(None), "its start")  # what never began need not be cancelled
+    loop.run(lambda: asyncio.sleep(0), Deadline(None), "its start")
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
-        if how == "interrupt":
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises((Timeout, KeyboardInterrupt)):
-            loop.run(work, Deadline.after(0.2 if how == "deadline" else None), "it")
+        for seconds in (0.2, 2.0, 10.0):  # what never began in its time need not be cancelled
+            with pytest.raises((Timeout, KeyboardInterrupt)):
+                loop.run(work, Deadline.after(seconds if how == "deadline" else None), "it")
+            if begun.is_set():
+                break
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert cancelled.wait(5.0)
+    assert cancelled.wait(20.0)
 
 
 def test_a_call_on_the_loops_own_thread_raises_at_once(loop: EventLoop) -> None:
     async def call() -> None:
         loop.run(forever, Deadline.after(None), "it")
 
-    with takes(at_most=1.0), pytest.raises(BackendUnavailable) as caught:
+    with takes(at_most=2 * SLACK), pytest.raises(BackendUnavailable) as caught:
         loop.run(call, soon(), "outer")
     assert caught.value.code == "loop_thread"
 
@@ -117,7 +125,7 @@ def test_whoever_waits_when_the_loop_ends_is_told(
     assert until(lambda: loop.started)
     loop.stop(soon())
     for thread in waiting:
-        thread.join(5.0)
+        thread.join(20.0)
     assert [error.code for error in errors if isinstance(error, BackendUnavailable)] == ["closed"] * 5
     with pytest.raises(BackendUnavailable):
         loop.run(forever, soon(), "it")
@@ -125,8 +133,8 @@ def test_whoever_waits_when_the_loop_ends_is_told(
 
 def test_stop_is_bounded_when_the_loop_is_busy(loop: EventLoop, caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
-    loop.call(lambda: release.wait(10.0) and None)
-    with takes(at_most=0.6):
+    loop.call(lambda: release.wait(20.0) and None)
+    with takes(at_most=0.2 + SLACK):
         assert not loop.stop(Deadline.after(0.2))
     assert "incident-messaging-test-loop did not end" in caplog.text
     release.set()
@@ -158,7 +166,7 @@ def test_no_item_is_lost_however_the_loop_ends(loop: EventLoop, later: Callable[
     assert until(lambda: handled)
     loop.stop(soon())
     for thread in threads:
-        thread.join(5.0)
+        thread.join(20.0)
     assert sorted(handled + lost) == list(range(8000))
 
 

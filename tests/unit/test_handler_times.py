@@ -112,7 +112,7 @@ def test_a_page_that_never_ends(begin: bytes, monkeypatch: pytest.MonkeyPatch) -
     try:
         with pytest.raises(ConfigurationError, match=r"the page does not end within 0\.3 s"):
             handler_times(f"http://127.0.0.1:{listener.getsockname()[1]}/metrics", "nats")
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 10.0
     finally:
         over.set()
         thread.join()

@@ -25,7 +25,7 @@ def create(request: HttpRequest) -> JsonResponse:
 
 
 def pages(request: HttpRequest) -> JsonResponse:
-    wait = float(request.GET.get("wait", 30.0))
+    wait = float(request.GET.get("wait", 50.0))
     delivery = get_service().consume_one("pages.oncall", timeout=wait, group="readers")
     return JsonResponse({"page": delivery and delivery.payload})
 

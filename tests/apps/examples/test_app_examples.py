@@ -18,6 +18,7 @@ import pytest
 from app_kit import PATIENCE, App, outcome
 from example_kit import EXAMPLES, Start
 from simple_websocket import Client
+from waiting import until
 from werkzeug.test import EnvironBuilder
 
 from incident_messaging import IncidentEvent, MessagingService
@@ -252,7 +253,10 @@ def test_a_celery_task_publishes_from_its_forked_worker(
     start: Start, service: MessagingService, environment: dict[str, str], tmp_path: Path
 ) -> None:
     queue = {"CELERY_BROKER_URL": f"sqla+sqlite:///{tmp_path}/queue.sqlite3"}
-    worker = start("-m", "celery", "--app", "celery_task", "worker", "--concurrency", "2", serves=False, **queue)
+    command = ["-m", "celery", "--app", "celery_task", "worker", "--concurrency", "2", "--loglevel", "INFO"]
+    worker = start(*command, serves=False, **queue)
+    # Two processes that make this queue at once disturb each other.
+    assert until(lambda: "ready." in worker.said, PATIENCE), worker.said
 
     assert outcome([str(EXAMPLES / "celery_task.py"), "INC-1"], environment | queue, tmp_path)[0] == 0
 

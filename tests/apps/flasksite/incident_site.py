@@ -29,7 +29,7 @@ def create_app() -> Flask:
 
     @app.get("/pages")
     def pages() -> dict[str, object]:
-        wait = request.args.get("wait", 30.0, float)
+        wait = request.args.get("wait", 50.0, float)
         delivery = messaging.service.consume_one("pages.oncall", timeout=wait, group="readers")
         return {"page": delivery and delivery.payload}
 

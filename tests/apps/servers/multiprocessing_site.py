@@ -26,7 +26,7 @@ def main(method: str) -> None:
     processes = [context.Process(target=work, args=(f"process{number}",)) for number in range(2)]
     for process in processes:
         process.start()
-    service.publish("work", {"word": "parent meanwhile"}, timeout=3.0)
+    service.publish("work", {"word": "parent meanwhile"}, timeout=5.0)
     for process in processes:
         process.join(60.0)
         assert process.exitcode == 0, process.exitcode
@@ -34,7 +34,7 @@ def main(method: str) -> None:
     pool.map(work, [f"pool{number}" for number in range(4)], chunksize=1)
     pool.close()  # terminate, and the end of a with block, kill the children
     pool.join()
-    service.publish("work", {"word": "parent after"}, timeout=3.0)
+    service.publish("work", {"word": "parent after"}, timeout=5.0)
 
 
 if __name__ == "__main__":

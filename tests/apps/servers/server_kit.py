@@ -37,7 +37,7 @@ def arrived(settings: dict[str, Any], expected: list[str]) -> None:
     found: Counter[str] = Counter()
     ids = set()
     with own_service(settings) as service, service.subscribe("work", group="look") as subscription:
-        while (delivery := subscription.next(15.0 if found.total() < len(expected) else 0.5)) is not None:
+        while (delivery := subscription.next(PATIENCE if found.total() < len(expected) else 0.5)) is not None:
             found[delivery.payload["word"]] += 1
             ids.add(delivery.metadata.message_id)
     assert found == wanted, f"missing: {list(wanted - found)}, too many: {list(found - wanted)}"
@@ -47,7 +47,7 @@ def arrived(settings: dict[str, Any], expected: list[str]) -> None:
 def ask_parent(asked: Path) -> None:
     """Have the process that used its service before it forked use it once more."""
     asked.touch()
-    assert until(lambda: not asked.exists(), 20.0), "the parent's own service is broken"
+    assert until(lambda: not asked.exists(), PATIENCE), "the parent's own service is broken"
 
 
 def each_worker(app: App, ask: Callable[[int], dict[str, Any]], workers: int = 2) -> list[dict[str, Any]]:

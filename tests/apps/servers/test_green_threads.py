@@ -33,7 +33,8 @@ def test_a_patched_process_is_refused_with_the_remedy(name: str, late: bool, tmp
 
 def test_a_gunicorn_with_gevent_workers_does_not_start(tmp_path: Path) -> None:
     command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "1", "--worker-class", "gevent"]
-    code, _, errors = outcome([*command, "server_site:app"], environment(SETTINGS), tmp_path)
+    given = environment(SETTINGS, HOME=str(tmp_path))  # where it puts a socket of its own
+    code, _, errors = outcome([*command, "server_site:app"], given, tmp_path)
     assert code == 3, errors  # gunicorn: a worker failed to boot
     assert "ConfigurationError: gevent has replaced this process's threads" in errors
 

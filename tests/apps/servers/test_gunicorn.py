@@ -25,7 +25,8 @@ def gunicorn(settings: dict[str, Any], folder: Path, *options: str, **more: str)
     port = free_port()
     command = ["-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--config", str(SITES / "gunicorn_hooks.py")]
     command += ["--graceful-timeout", "20", *options, "server_site:app"]
-    with running(command, environment(settings, **more), folder, log="gunicorn.log", port=port) as app:
+    given = environment(settings, HOME=str(folder), **more)  # where it puts a socket of its own
+    with running(command, given, folder, log="gunicorn.log", port=port) as app:
         yield app
 
 
@@ -54,8 +55,14 @@ def test_metrics_of_the_workers_add_up(settings: dict[str, Any], tmp_path: Path)
     folder = tmp_path / "metrics"
     folder.mkdir()
 
+    def page() -> str:
+        """What the workers count, once it can be read: a file of a worker that just begins is empty for a moment."""
+        answers: list[Any] = []
+        assert until(lambda: answers.append(app.get("/metrics")) or answers[-1].status == 200, PATIENCE), app.said
+        return str(answers[-1].body)
+
     def value(name: str) -> float:
-        families = text_string_to_metric_families(app.get("/metrics").body)
+        families = text_string_to_metric_families(page())
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return sum(sample.value for sample in samples)
 

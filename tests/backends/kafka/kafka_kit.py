@@ -21,7 +21,9 @@ from incident_messaging.errors import MessagingError
 from incident_messaging.record import Position, Received, Record
 
 #: Seconds after which something that should have come will not.
-PATIENCE = 20.0
+PATIENCE = 40.0
+#: Seconds that a busy machine may need beside those that are promised.
+SLACK = 5.0
 #: Seconds without a message after which there is none.
 QUIET = 0.4
 
@@ -171,11 +173,11 @@ class Raw:
     def make(self, topic: str, partitions: int = 1, **properties: str) -> None:
         new = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=properties)
         self.admin.create_topics([new])[topic].result(PATIENCE)
-        assert until(lambda: topic in self.topics())
+        assert until(lambda: topic in self.topics(), PATIENCE)
 
     def delete(self, topic: str) -> None:
         self.admin.delete_topics([topic])[topic].result(PATIENCE)
-        assert until(lambda: topic not in self.topics())
+        assert until(lambda: topic not in self.topics(), PATIENCE)
 
     def delete_before(self, topic: str, offset: int, partition: int = 0) -> None:
         asked = TopicPartition(topic, partition, offset)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import pytest
-from kafka_kit import QUIET, Raw, Reader, in_time, publish, spec
+from kafka_kit import PATIENCE, QUIET, SLACK, Raw, Reader, in_time, publish, spec
 from kafka_wire import KafkaWire, record
 from waiting import takes, until
 
@@ -74,10 +75,12 @@ def test_members_share_and_what_a_leaver_had_comes_again(
         raw.produce(topic, range(20))
         return until(lambda: one.seen and two.seen, 1)
 
-    assert until(both_get_some)
+    assert until(both_get_some, PATIENCE)
     had = [message.position for message in two.seen]
     two.close()
-    assert until(lambda: {m.position for m in one.seen} >= set(had)), "the other member got what was given back"
+    assert until(lambda: {m.position for m in one.seen} >= set(had), PATIENCE), (
+        "the other member got what was given back"
+    )
     assert one.error is None
 
 
@@ -113,7 +116,7 @@ def test_commits_in_the_background(new_kafka: NewBroker, kafka_broker: Any, raw:
     publish(broker, topic, range(10))
     reader = read(broker, topic)
     reader.wait(10)
-    assert until(lambda: raw.committed(f"g:{topic}", topic) == [10], 3)
+    assert until(lambda: raw.committed(f"g:{topic}", topic) == [10], 4.5), "the usual interval is 5 s"
 
 
 def test_commits_after_a_thousand_whatever_the_interval(
@@ -123,7 +126,7 @@ def test_commits_after_a_thousand_whatever_the_interval(
     publish(broker, topic, range(1500))
     reader = read(broker, topic)
     reader.wait(1500)
-    assert until(lambda: raw.committed(f"g:{topic}", topic)[0] >= 1000, 3)
+    assert until(lambda: raw.committed(f"g:{topic}", topic)[0] >= 1000, PATIENCE)
 
 
 def test_a_confirmed_acknowledgement_is_on_the_broker(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
@@ -131,7 +134,7 @@ def test_a_confirmed_acknowledgement_is_on_the_broker(kafka: KafkaBroker, raw: R
     reader = read(kafka, topic, acks=False)
     reader.wait(3)
     for number, message in enumerate(reader.seen):
-        reader.ack([message], in_time(5))
+        reader.ack([message], in_time())
         assert raw.committed(f"g:{topic}", topic) == [number + 1]
 
 
@@ -142,10 +145,10 @@ def test_a_confirming_acknowledgement_out_of_order_returns_at_once(
     reader = read(kafka, topic, acks=False)
     reader.wait(3)
     first, *others = reader.seen
-    with takes(at_most=0.2):
-        reader.ack(others, in_time(10))
+    with takes(at_most=SLACK):
+        reader.ack(others, in_time())
     assert raw.committed(f"g:{topic}", topic) == [0]
-    reader.ack([first], in_time(5))
+    reader.ack([first], in_time())
     assert raw.committed(f"g:{topic}", topic) == [3]
 
 
@@ -153,10 +156,13 @@ def test_confirming_is_quick_once_it_is_usual(kafka: KafkaBroker, read: Read, to
     publish(kafka, topic, range(51))
     reader = read(kafka, topic, acks=False)
     reader.wait(51)
-    reader.ack(reader.seen[:1], in_time(5))
-    with takes(at_most=2.5):
-        for message in reader.seen[1:]:
-            reader.ack([message], in_time(5))
+    reader.ack(reader.seen[:1], in_time())
+    seconds = []
+    for message in reader.seen[1:]:
+        begun = time.monotonic()
+        reader.ack([message], in_time())
+        seconds.append(time.monotonic() - begun)
+    assert median(seconds) < 0.05, "but for what the machine stood still"
 
 
 def test_acknowledging_twice_is_harmless(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
@@ -164,7 +170,7 @@ def test_acknowledging_twice_is_harmless(kafka: KafkaBroker, raw: Raw, read: Rea
     reader = read(kafka, topic, acks=False)
     reader.wait(2)
     for _ in range(3):
-        reader.ack(reader.seen[:1], in_time(5))
+        reader.ack(reader.seen[:1], in_time())
     assert raw.committed(f"g:{topic}", topic) == [1]
 
 
@@ -188,7 +194,7 @@ def test_a_full_subscription_goes_on_where_it_stopped(
     publish(kafka, topic, range(200))
     reader = read(kafka, topic, acks=False, prefetch=5)
     reader.wait(5)
-    assert until(lambda: reader.consumer._paused, 10)
+    assert until(lambda: reader.consumer._paused, PATIENCE)
     for number in range(200):
         reader.wait(number + 1)
         reader.ack([reader.seen[number]])
@@ -219,11 +225,12 @@ def test_a_broadcast_sees_all_and_stores_nothing(kafka: KafkaBroker, raw: Raw, r
 
 def test_dead_letters_stay_out_of_wildcards(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
     for number, group in enumerate(("g", None)):
-        dead = f"{topic}.dead{number}"
-        reader = read(kafka, f"{topic}.*", group=group, dead_letter_topic=dead)
-        assert dead in raw.topics(), "made at open"
+        # Names of its own each time: a broadcast from the beginning would meet what was published before, too.
+        dead, live = f"{topic}{number}.dead", f"{topic}{number}.live"
+        reader = read(kafka, f"{topic}{number}.*", group=group, dead_letter_topic=dead)
+        assert until(lambda dead=dead: dead in raw.topics()), "made at open"  # type: ignore[misc]
         publish(kafka, dead, ["dead"])
-        publish(kafka, f"{topic}.live{number}", ["live"])
+        publish(kafka, live, ["live"])
         assert reader.wait(1) == ["live"]
         assert quiet(reader, 1)
         reader.close()
@@ -257,7 +264,7 @@ def test_a_topic_made_later_is_met_within_two_seconds(
     reader.wait(1)
     for number in (1, 2):
         publish(broker, f"{topic}.later{number}", [number])
-        reader.wait(number + 1, 2.0)
+        reader.wait(number + 1, 2.0 + SLACK)
     assert reader.bodies == ["0", "1", "2"]
 
 
@@ -267,13 +274,13 @@ def test_a_subscription_may_come_before_its_topic(
     new_kafka: NewBroker, kafka_broker: Any, raw: Raw, read: Read, topic: str, group: str | None, pattern: str
 ) -> None:
     broker = new_kafka(kafka_broker.bootstrap_servers, create_topics=False)
-    with takes(at_most=2):
+    with takes(at_most=2 + SLACK):
         reader = read(broker, pattern.format(topic), group=group, start="latest")
     assert topic not in raw.topics()
     name = pattern.format(topic).replace("*", "later")
     raw.make(name)
     raw.produce(name, ["first"])
-    assert reader.wait(1, 2.0) == ["first"]
+    assert reader.wait(1, 2.0 + SLACK) == ["first"]
 
 
 def test_a_plain_topic_is_made_at_open(kafka: KafkaBroker, raw: Raw, read: Read, topic: str) -> None:
@@ -287,11 +294,11 @@ def test_added_partitions_are_read_from_their_beginning(kafka: KafkaBroker, raw:
 
     raw.make(topic)
     readers = [read(kafka, topic, start="latest"), read(kafka, topic, group=None, start="latest")]
-    raw.admin.create_partitions([NewPartitions(topic, 2)])[topic].result(10)
-    assert until(lambda: raw.topics()[topic] == 2)
+    raw.admin.create_partitions([NewPartitions(topic, 2)])[topic].result(PATIENCE)
+    assert until(lambda: raw.topics()[topic] == 2, PATIENCE)
     raw.produce(topic, ["new"], partition=1)
     for reader in readers:
-        assert reader.wait(1, 20) == ["new"]
+        assert reader.wait(1) == ["new"]
 
 
 def test_dead_letters_without_a_topic(
@@ -337,8 +344,8 @@ def test_the_broker_closes_its_consumers(kafka: KafkaBroker, raw: Raw, topic: st
     publish(kafka, topic, range(3))
     reader = Reader(kafka, spec(topic)).open()
     reader.wait(3)
-    with takes(at_most=3):
-        kafka.close(in_time(5))
+    with takes(at_most=2 * SLACK):
+        kafka.close(in_time())
     assert reader.consumer.over
     assert raw.committed(f"g:{topic}", topic) == [3]
     assert not [t.name for t in threading.enumerate() if t.name.startswith("incident-messaging-kafka")]
@@ -348,10 +355,10 @@ def test_an_empty_member_leaves_its_group_when_it_closes(kafka: KafkaBroker, raw
     """librdkafka's close says no good-bye where nothing is assigned; the group would wait 30 s for it."""
     raw.make(topic, partitions=1)
     readers = [read(kafka, topic) for _ in range(2)]
-    assert until(lambda: sorted(len(list(r.consumer._ledger.partitions())) for r in readers) == [0, 1])
+    assert until(lambda: sorted(len(list(r.consumer._ledger.partitions())) for r in readers) == [0, 1], PATIENCE)
     empty, full = sorted(readers, key=lambda reader: len(list(reader.consumer._ledger.partitions())))
     empty.close()
-    with takes(at_most=5):
+    with takes(at_most=4 * SLACK):
         third = read(kafka, topic)
         full.close()
         raw.produce(topic, ["x"])
@@ -370,13 +377,13 @@ def test_settling_after_a_revocation_commits_nothing(
     two = read(broker, topic, acks=False)
     two.wait(5)
     (taken,) = {message.position.partition for message in two.seen}
-    assert until(lambda: len(one.forgotten) == 5)
+    assert until(lambda: len(one.forgotten) == 5, PATIENCE)
     assert {message.position.partition for message in one.forgotten} == {taken}
     late = [message for message in one.seen if message.position.partition == taken]
-    with takes(at_most=0.5):
-        one.ack(late, in_time(5))
+    with takes(at_most=SLACK):
+        one.ack(late, in_time())
     kept = [message for message in one.seen if message.position.partition != taken]
-    one.ack(kept, in_time(5))
+    one.ack(kept, in_time())
     places = raw.committed(f"g:{topic}", topic, partitions=2)
     assert places[taken] == 0
     assert places[1 - taken] == 5
@@ -393,10 +400,10 @@ def test_what_is_settled_is_committed_at_the_revocation(
         raw.produce(topic, range(5), partition=partition)
     one.wait(10)
     two = read(broker, topic)
-    assert until(lambda: any(two.consumer._ledger.partitions()))
+    assert until(lambda: any(two.consumer._ledger.partitions()), PATIENCE)
     raw.produce(topic, ["new"], partition=0)
     raw.produce(topic, ["new"], partition=1)
-    assert until(lambda: "new" in two.bodies)
+    assert until(lambda: "new" in two.bodies, PATIENCE)
     assert two.bodies == ["new"], "nothing that was settled comes again"
 
 
@@ -412,15 +419,17 @@ def test_a_group_is_shared_with_another_service(
     ours.wait(10)
     other = raw.member(topic, topic)
     with other:
-        assert until(lambda: other.poll(0.1) is None and len(other.assignment()) == 1)
+        assert until(lambda: other.poll(0.1) is None and len(other.assignment()) == 1, PATIENCE)
         (theirs,) = other.assignment()
         raw.produce(topic, ["theirs"], partition=theirs.partition)
         raw.produce(topic, ["ours"], partition=1 - theirs.partition)
-        assert until(lambda: "ours" in ours.bodies)
+        assert until(lambda: "ours" in ours.bodies, PATIENCE)
         found = []
-        assert until(lambda: (message := other.poll(0.1)) is not None and found.append(message.value()) is None)
+        assert until(
+            lambda: (message := other.poll(0.1)) is not None and found.append(message.value()) is None, PATIENCE
+        )
         assert found == [b"theirs"], "what was settled before the revocation was committed at it"
-    assert until(lambda: "theirs" in ours.bodies), "it did not commit, and left"
+    assert until(lambda: "theirs" in ours.bodies, PATIENCE), "it did not commit, and left"
     assert ours.error is None
 
 
@@ -428,7 +437,7 @@ def test_open_says_what_it_waited_for(new_kafka: NewBroker, kafka_broker: Any, t
     broker = new_kafka(kafka_broker.bootstrap_servers)
     broker.connect(in_time())
     reader = Reader(broker, spec(topic))
-    with takes(at_most=0.3), pytest.raises(Timeout, match="it waited for"):
+    with takes(at_most=SLACK), pytest.raises(Timeout, match="it waited for"):
         reader.open(0.0)
     reader.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kafka_kit import Raw, Reader, in_time, publish, spec
+from kafka_kit import PATIENCE, SLACK, Raw, Reader, in_time, publish, spec
 from waiting import takes, until
 
 from incident_messaging.backends.kafka import credit
@@ -28,17 +28,17 @@ GROUPS = pytest.mark.parametrize("group", ["g", None])
 @GROUPS
 def test_a_dead_port_says_no_at_once(new_kafka: NewBroker, free_port: int, topic: str, group: str | None) -> None:
     reader = Reader(new_kafka(f"127.0.0.1:{free_port}"), spec(topic, group=group))
-    with takes(at_most=3), pytest.raises(ConnectionFailed) as caught:
-        reader.open(10)
+    with takes(at_most=2 * SLACK), pytest.raises(ConnectionFailed) as caught:
+        reader.open()
     assert str(free_port) in str(caught.value)
-    with takes(at_most=0.5):
+    with takes(at_most=SLACK):
         reader.close()
 
 
 @GROUPS
 def test_nobody_answers(new_kafka: NewBroker, silent_port: int, topic: str, group: str | None) -> None:
     reader = Reader(new_kafka(f"127.0.0.1:{silent_port}"), spec(topic, group=group))
-    with takes(at_most=0.7), pytest.raises(ConnectionFailed):
+    with takes(at_most=0.5 + SLACK), pytest.raises(ConnectionFailed):
         reader.open(0.5)
     reader.close()
 
@@ -53,12 +53,12 @@ def test_open_at_a_frozen_broker_ends_in_time(
     publish(broker, topic, [1])
     own.freeze()
     reader = Reader(broker, spec(topic, group=group))
-    with takes(at_most=1.2), pytest.raises(Timeout, match="it waited for"):
+    with takes(at_most=1.0 + SLACK), pytest.raises(Timeout, match="it waited for"):
         reader.open(1.0)
-    with takes(at_most=1.5):
+    with takes(at_most=1.0 + SLACK):
         reader.close(1.0)
     own.thaw()
-    assert until(lambda: reader.consumer.over, 20)
+    assert until(lambda: reader.consumer.over, PATIENCE)
 
 
 @pytest.mark.slow
@@ -71,15 +71,17 @@ def test_closing_with_a_frozen_broker(new_kafka: NewBroker, kafka_broker_factory
     for reader in (*readers, unsettled):
         reader.wait(10)
     own.freeze()
-    with takes(at_most=1.2), pytest.raises(Timeout):
+    with takes(at_most=1.0 + SLACK), pytest.raises(Timeout):
         unsettled.ack(unsettled.seen[:3], in_time(1.0))
     for reader in (*readers, unsettled):
-        with takes(at_most=1.5):
+        with takes(at_most=1.0 + SLACK):
             reader.close(1.0)
-    with takes(at_most=1.5):
+    with takes(at_most=1.0 + SLACK):
         broker.close(in_time(1.0))
     own.thaw()
-    assert until(lambda: all(reader.consumer.over for reader in (*readers, unsettled)), 30), "they end by themselves"
+    assert until(lambda: all(reader.consumer.over for reader in (*readers, unsettled)), PATIENCE), (
+        "they end by themselves"
+    )
 
 
 @pytest.mark.slow
@@ -102,7 +104,7 @@ def test_a_restart_of_the_broker_under_load(
             own.start()
             publish(broker, topic, range(begin, begin + 100), key="k")
             for reader in readers:
-                assert until(lambda reader=reader, end=begin + 99: str(end) in reader.bodies, 40), reader.error
+                assert until(lambda reader=reader, end=begin + 99: str(end) in reader.bodies, PATIENCE), reader.error
         expected = [str(number) for number in range(300)]
         for reader in readers:
             assert list(dict.fromkeys(reader.bodies)) == expected, "all of them, first seen in order"
@@ -155,11 +157,11 @@ def test_what_a_killed_member_had_comes_to_another(
                 line = member.stdout.readline().strip()
                 assert line, "the member ended"
                 delivered += int(line) if line.isdigit() else 0
-            assert until(lambda: raw.committed(f"g:{topic}", topic) == [5])
+            assert until(lambda: raw.committed(f"g:{topic}", topic) == [5], PATIENCE)
         finally:
             member.send_signal(signal.SIGKILL)
     reader = read(broker, topic)
-    assert reader.wait(5, 15) == ["5", "6", "7", "8", "9"]
+    assert reader.wait(5) == ["5", "6", "7", "8", "9"]
 
 
 def test_many_close_at_once(kafka: KafkaBroker, topic: str) -> None:
@@ -170,9 +172,9 @@ def test_many_close_at_once(kafka: KafkaBroker, topic: str) -> None:
     for thread in opened:
         thread.join()
     publish(kafka, topic, range(20))
-    assert until(lambda: sum(len(reader.seen) for reader in readers) >= 60)
+    assert until(lambda: sum(len(reader.seen) for reader in readers) >= 60, PATIENCE)
     closing = [threading.Thread(target=reader.close, name="closes") for reader in readers]
-    with takes(at_most=5):
+    with takes(at_most=3 * SLACK):  # the group of one that says no good-bye waits 30 s for it
         for thread in closing:
             thread.start()
         for thread in closing:
@@ -194,9 +196,9 @@ def test_closing_while_opening(kafka: KafkaBroker, topic: str) -> None:
         thread = threading.Thread(target=opens, name="opens")
         thread.start()
         until(lambda: False, number * 0.02)
-        with takes(at_most=2):
+        with takes(at_most=1.5 + SLACK):
             reader.close(1.5)
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         assert reader.consumer.over
 
@@ -213,14 +215,14 @@ def test_partitions_that_were_paused_go_on_when_they_come_back(
         publish(kafka, topic, [number], key=f"k{number}")
     reader = Reader(kafka, spec(topic, prefetch=5), acks=False).open()
     try:
-        assert until(lambda: reader.consumer._paused, 20.0), "its overflow is full"  # type: ignore[attr-defined]
+        assert until(lambda: reader.consumer._paused, PATIENCE), "its overflow is full"  # type: ignore[attr-defined]
         broker.freeze()
         time.sleep(8.0)  # longer than the session: what is tested is its end
         broker.thaw()
-        assert until(lambda: reader.forgotten, 30.0), "its partitions are lost"
+        assert until(lambda: reader.forgotten, PATIENCE), "its partitions are lost"
         reader.acks = True
         reader.ack(list(reader.seen))
-        assert until(lambda: len(set(reader.bodies)) == 400, 30.0), f"{len(set(reader.bodies))} of 400 came"
+        assert until(lambda: len(set(reader.bodies)) == 400, PATIENCE), f"{len(set(reader.bodies))} of 400 came"
     finally:
         reader.close()
 
@@ -246,12 +248,12 @@ def test_ready_means_stored_also_where_the_first_commit_was_in_vain(
     monkeypatch.setattr(GroupConsumer, "_commit", freeze_first)
     reader = Reader(kafka, spec(topic, start=start))
     begun = time.monotonic()
-    reader.open(60.0)
+    reader.open(100.0)
     try:
         assert time.monotonic() - begun > 7.5, "it was not ready while nobody could have stored anything"
         publish(kafka, topic, range(100, 130))
         wanted = {str(number) for number in range(100, 130)}
-        assert until(lambda: wanted <= set(reader.bodies) or reader.error, 30.0)
+        assert until(lambda: wanted <= set(reader.bodies) or reader.error, PATIENCE)
         assert reader.error is None
     finally:
         reader.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kafka_kit import Outcomes, Raw, fails, in_time, publish, record
+from kafka_kit import PATIENCE, SLACK, Outcomes, Raw, fails, in_time, publish, record
 from waiting import takes, until
 
 from incident_messaging.backends.kafka.broker import KafkaBroker
@@ -25,9 +25,9 @@ NewBroker = Callable[..., KafkaBroker]
 
 
 def test_nothing_happens_before_the_first_use(new_kafka: NewBroker, kafka_broker: Any) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     broker = new_kafka(kafka_broker.bootstrap_servers)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert broker.status().state == "new"
     assert broker.close(in_time(1)) == 0
     assert broker.status().state == "closed"
@@ -117,7 +117,7 @@ def test_two_that_make_the_same_topic_agree(new_kafka: NewBroker, kafka_broker: 
 
 def test_a_missing_topic_that_may_not_be_made(new_kafka: NewBroker, kafka_broker: Any, raw: Raw, topic: str) -> None:
     broker = new_kafka(kafka_broker.bootstrap_servers, create_topics=False)
-    with takes(at_most=3):
+    with takes(at_most=2 * SLACK):
         error = fails(broker, record(topic))
     assert isinstance(error, PublishFailed)
     assert error.code == "no_stream"
@@ -165,12 +165,12 @@ def test_a_dead_port_says_no_before_the_time_is_up(
 ) -> None:
     servers = servers.format(port=free_port)
     broker = new_kafka(servers)
-    with takes(at_most=3), pytest.raises(ConnectionFailed) as caught:
-        broker.connect(in_time(10))
+    with takes(at_most=2 * SLACK), pytest.raises(ConnectionFailed) as caught:
+        broker.connect(in_time())
     assert caught.value.code == "unreachable"
     assert str(caught.value) == (f"Kafka producer creation failed: broker not available ({servers.replace(',', ', ')})")
-    with takes(at_most=3):
-        error = fails(broker, record(topic), 10)
+    with takes(at_most=2 * SLACK):
+        error = fails(broker, record(topic))
     assert isinstance(error, ConnectionFailed)
     assert broker.status().state == "new"
     assert "refused" in (broker.status().error or "")
@@ -181,13 +181,13 @@ def test_a_dead_port_says_no_before_the_time_is_up(
 def test_a_record_ends_in_time_where_nobody_answers(new_kafka: NewBroker, silent_port: int, topic: str) -> None:
     broker = new_kafka(f"127.0.0.1:{silent_port}")
     outcomes = Outcomes()
-    with takes(at_least=0.5, at_most=0.7):
+    with takes(at_least=0.5, at_most=0.5 + SLACK):
         outcomes.send(broker, record(topic), 0.5)
         (error,) = outcomes.wait()
     assert isinstance(error, ConnectionFailed)
-    with takes(at_most=0.7), pytest.raises(ConnectionFailed):
+    with takes(at_most=0.5 + SLACK), pytest.raises(ConnectionFailed):
         broker.connect(in_time(0.5))
-    with takes(at_most=1.5):
+    with takes(at_most=1 + SLACK):
         assert broker.close(in_time(1)) == 0
 
 
@@ -204,8 +204,8 @@ def test_what_was_given_up_before_the_connection_is_never_sent(
 
 def test_tls_to_a_broker_without(new_kafka: NewBroker, kafka_broker: Any) -> None:
     broker = new_kafka(kafka_broker.bootstrap_servers, enable_ssl=True)
-    with takes(at_most=5), pytest.raises(ConnectionFailed) as caught:
-        broker.connect(in_time(10))
+    with takes(at_most=3 * SLACK), pytest.raises(ConnectionFailed) as caught:
+        broker.connect(in_time())
     assert caught.value.code == "tls"
     assert kafka_broker.bootstrap_servers in str(caught.value)
 
@@ -224,8 +224,8 @@ def test_a_token_that_cannot_be_had(new_kafka: NewBroker, kafka_broker: Any) -> 
     broker = new_kafka(
         kafka_broker.bootstrap_servers, enable_sasl=True, sasl_mechanism="OAUTHBEARER", sasl_oauth_token=token
     )
-    with takes(at_most=3), pytest.raises(ConnectionFailed) as caught:
-        broker.connect(in_time(10))
+    with takes(at_most=2 * SLACK), pytest.raises(ConnectionFailed) as caught:
+        broker.connect(in_time())
     assert caught.value.code == "unauthorized"
     assert "no token today" in str(caught.value)
 
@@ -283,16 +283,15 @@ def test_a_frozen_broker(new_kafka: NewBroker, kafka_broker_factory: Callable[..
     publish(broker, topic, [1])
     own.freeze()
     outcomes = Outcomes()
-    began = time.monotonic()
-    outcomes.send(broker, record(topic, "short"), 0.5)
-    (error,) = outcomes.wait(1)
-    assert 0.5 <= time.monotonic() - began <= 0.7
+    with takes(at_least=0.5, at_most=0.5 + SLACK):
+        outcomes.send(broker, record(topic, "short"), 0.5)
+        (error,) = outcomes.wait()
     assert isinstance(error, Timeout)
     assert error.maybe_delivered
     for number in range(100):
-        outcomes.send(broker, record(topic, number), 30)
-    outcomes.send(broker, record(topic + ".new"), 30)
-    with takes(at_most=1.5):
+        outcomes.send(broker, record(topic, number))
+    outcomes.send(broker, record(topic + ".new"))
+    with takes(at_most=1 + SLACK):
         assert broker.close(in_time(1)) == 101
     errors = outcomes.wait(0)
     assert all(isinstance(error, Timeout) for error in errors)
@@ -303,15 +302,16 @@ def test_a_frozen_broker(new_kafka: NewBroker, kafka_broker_factory: Callable[..
 @pytest.mark.slow
 def test_an_outage_is_ridden_out(new_kafka: NewBroker, kafka_broker_factory: Callable[..., Any], topic: str) -> None:
     own = kafka_broker_factory()
-    broker = new_kafka(own.bootstrap_servers, publish_timeout_ms=30_000)
+    # For as long as a broker may take to start on a busy machine.
+    broker = new_kafka(own.bootstrap_servers, publish_timeout_ms=90_000, message_timeout_ms=90_000)
     publish(broker, topic, [-1], key="k")
     outcomes = Outcomes()
     own.kill()
-    assert until(lambda: broker.status().state == "disconnected")
+    assert until(lambda: broker.status().state == "disconnected", PATIENCE)
     for number in range(500):
-        outcomes.send(broker, record(topic, number, key="k"), 30)
+        outcomes.send(broker, record(topic, number, key="k"), 90)
     own.start()
-    assert outcomes.wait(30) == [None] * 500
+    assert outcomes.wait(90) == [None] * 500
     assert broker.status().state == "connected"
     numbers = [int(m.value()) for m in Raw(own.bootstrap_servers).read(topic, 501)]
     assert numbers == list(range(-1, 500)), "in order, once each"
@@ -322,27 +322,28 @@ def test_restarts_under_load_lose_and_repeat_nothing(
     new_kafka: NewBroker, kafka_broker_factory: Callable[..., Any], topic: str
 ) -> None:
     own = kafka_broker_factory()
-    broker = new_kafka(own.bootstrap_servers, publish_timeout_ms=60_000, message_timeout_ms=60_000)
+    broker = new_kafka(own.bootstrap_servers, publish_timeout_ms=90_000, message_timeout_ms=90_000)
     publish(broker, topic, [-1])
     outcomes = Outcomes()
     stop = threading.Event()
 
     def load() -> None:
-        while not stop.is_set() and outcomes.sent < 20_000:
-            outcomes.send(broker, record(topic, outcomes.sent, key="k"), 60)
+        while not stop.is_set():
+            if outcomes.sent - len(outcomes.told) < 5_000:  # also where a broker takes its time to start
+                outcomes.send(broker, record(topic, outcomes.sent, key="k"), 90)
             time.sleep(0.0005)
 
     sender = threading.Thread(target=load, name="load")
     sender.start()
     for _ in range(2):
         reached = len(outcomes.told)
-        assert until(lambda reached=reached: len(outcomes.told) > reached + 300, 30)
+        assert until(lambda reached=reached: len(outcomes.told) > reached + 300, PATIENCE)
         own.kill()
         own.start()
     reached = len(outcomes.told)
-    assert until(lambda: len(outcomes.told) > reached + 300, 30)
+    assert until(lambda: len(outcomes.told) > reached + 300, PATIENCE)
     stop.set()
     sender.join()
-    assert set(outcomes.wait(60)) == {None}
+    assert set(outcomes.wait(90)) == {None}
     numbers = [int(m.value()) for m in Raw(own.bootstrap_servers).read(topic, outcomes.sent + 1)]
     assert numbers == list(range(-1, outcomes.sent))

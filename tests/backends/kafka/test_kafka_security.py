@@ -15,7 +15,7 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-from kafka_kit import PATIENCE, Outcomes, Raw, Reader, fails, in_time, publish, record, spec
+from kafka_kit import PATIENCE, SLACK, Outcomes, Raw, Reader, fails, in_time, publish, record, spec
 from waiting import takes, until
 
 from incident_messaging.backends.kafka.broker import KafkaBroker
@@ -89,29 +89,29 @@ def eventually_publishes(broker: KafkaBroker, topic: str) -> bool:
     def published() -> bool:
         outcomes = Outcomes()
         outcomes.send(broker, record(topic), 3)
-        return outcomes.wait(5) == [None]
+        return outcomes.wait() == [None]
 
-    return until(published)
+    return until(published, PATIENCE)
 
 
 def test_a_wrong_password(new_kafka: NewBroker, guarded: Guarded, topic: str) -> None:
     broker = new_kafka(guarded.address, **LOGIN | {"sasl_password": "wrong"})
-    with takes(at_most=3), pytest.raises(ConnectionFailed) as caught:
-        broker.connect(in_time(10))
+    with takes(at_most=2 * SLACK), pytest.raises(ConnectionFailed) as caught:
+        broker.connect(in_time())
     assert caught.value.code == "unauthorized"
     assert guarded.address in str(caught.value)
     assert "wrong" not in str(caught.value)
-    assert isinstance(fails(broker, record(topic), 5), ConnectionFailed)
+    assert isinstance(fails(broker, record(topic)), ConnectionFailed)
     reader = Reader(broker, spec(topic))
     with pytest.raises(ConnectionFailed) as caught:
-        reader.open(5)
+        reader.open()
     assert caught.value.code == "unauthorized"
 
 
 def test_no_login_where_one_is_needed(new_kafka: NewBroker, guarded: Guarded) -> None:
     broker = new_kafka(guarded.address)
-    with takes(at_most=3), pytest.raises(ConnectionFailed):
-        broker.connect(in_time(10))
+    with takes(at_most=2 * SLACK), pytest.raises(ConnectionFailed):
+        broker.connect(in_time())
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
@@ -128,7 +128,7 @@ def test_scram(new_kafka: NewBroker, guarded: Guarded, root: Raw, mechanism: str
             return False
         return True
 
-    assert until(logs_in)
+    assert until(logs_in, PATIENCE)
 
 
 def test_publishing_without_any_right(new_kafka: NewBroker, guarded: Guarded, root: Raw, topic: str) -> None:
@@ -136,8 +136,8 @@ def test_publishing_without_any_right(new_kafka: NewBroker, guarded: Guarded, ro
     broker = new_kafka(guarded.address, **LOGIN)
     broker.connect(in_time())
     for name in (topic, f"{topic}.new"):
-        with takes(at_most=4):
-            error = fails(broker, record(name), 10)
+        with takes(at_most=2 * SLACK):
+            error = fails(broker, record(name))
         assert isinstance(error, PublishFailed)
         assert error.code == "denied"
 
@@ -152,7 +152,7 @@ def test_publishing_where_only_reading_is_allowed(
     guarded.allow(root, "alice", "TOPIC", mine, "WRITE", "DESCRIBE")
     broker = new_kafka(guarded.address, **LOGIN)
     assert eventually_publishes(broker, mine)
-    error = fails(broker, record(topic), 10)
+    error = fails(broker, record(topic))
     assert isinstance(error, PublishFailed)
     assert error.code == "denied"
     publish(broker, mine, ["others are not concerned"])
@@ -166,15 +166,15 @@ def test_reading_without_the_right(
     guarded.allow(root, "alice", "TOPIC", topic, "DESCRIBE")
     broker = new_kafka(guarded.address, **LOGIN, group_protocol=protocol)
     no_group = Reader(broker, spec(topic))
-    with takes(at_most=5), pytest.raises(SubscribeFailed) as caught:
-        no_group.open(10)
+    with takes(at_most=3 * SLACK), pytest.raises(SubscribeFailed) as caught:
+        no_group.open()
     assert caught.value.code == "denied"
     guarded.allow(root, "alice", "GROUP", f"g:{topic}", "READ", "DESCRIBE")
 
     def refused_by_the_topic() -> bool:
         reader = Reader(broker, spec(topic))
         try:
-            reader.open(5)
+            reader.open()
         except SubscribeFailed as error:
             return "topic" in str(error).lower() and error.code == "denied"
         else:
@@ -182,4 +182,4 @@ def test_reading_without_the_right(
         finally:
             reader.close()
 
-    assert until(refused_by_the_topic)
+    assert until(refused_by_the_topic, PATIENCE)
