@@ -52,7 +52,9 @@ class Deadline:
             ConfigurationError: As `seconds`.
         """
         if type(seconds) is float and 0.0 <= seconds <= _MOST:
-            return cls(now() + seconds)
+            deadline = cls.__new__(cls)  # as `__init__` does it, without the call
+            deadline.at = now() + seconds
+            return deadline
         return cls(None if seconds is None else now() + cls.seconds(seconds, "timeout"))
 
     @staticmethod

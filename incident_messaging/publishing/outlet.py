@@ -47,7 +47,10 @@ class Window:
     def acquire(self, size: int, deadline: Deadline) -> bool:
         """Take a place for so many bytes; false if there was none by the deadline."""
         with self._lock:
-            if self._in_flight and not self._room(size) and not self._wait_for_room(size, deadline):
+            in_flight = self._in_flight
+            # `_room`, without the call.
+            has_room = not in_flight or (in_flight < self._messages and self._bytes + size <= self._size)
+            if not has_room and not self._wait_for_room(size, deadline):
                 return False
             self._in_flight += 1
             self._bytes += size
@@ -186,17 +189,18 @@ class Ledger:
         self._tell(legs)
 
     def _tell(self, legs: Sequence[Leg]) -> None:
-        """Tell those who wait; one who has several, as a batch, at once. (``groupby`` is slow where nobody has.)"""
-        begin, end = 0, len(legs)
-        while begin < end:
-            waiter, behind = legs[begin].waiter, begin + 1
-            while behind < end and legs[behind].waiter is waiter:
-                behind += 1
-            try:
-                waiter.finished(legs[begin:behind])
-            except Exception:  # those behind it are to be told all the same
-                log.exception("the outcome of a publish could not be told")
-            begin = behind
+        """Tell those who wait; one who has several in a row, as a batch, at once."""
+        run: list[Leg] = []
+        waiting: Waiter | None = None
+        for leg in legs:  # ``groupby`` takes three times as long where nobody has several
+            waiter = leg.waiter
+            if waiter is not waiting and waiting is not None:
+                _tell(waiting, run)
+                run = []
+            waiting = waiter
+            run.append(leg)
+        if waiting is not None:
+            _tell(waiting, run)
 
     def _count_all(self, legs: Sequence[Leg]) -> None:
         failed = [leg for leg in legs if leg.error is not None]
@@ -237,6 +241,13 @@ class Outlet:
             leg.begun = begun
             leg.deadline = deadline
         self.broker.send_all(legs)
+
+
+def _tell(waiter: Waiter, legs: Sequence[Leg]) -> None:
+    try:
+        waiter.finished(legs)
+    except Exception:  # those behind it are to be told all the same
+        log.exception("the outcome of a publish could not be told")
 
 
 def _by_label(legs: Sequence[Leg]) -> Iterable[tuple[str, Sequence[Leg]]]:

@@ -25,6 +25,7 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
+_END = b"\r\n\r\n"
 _KEY_NAME = KEY_HEADER.encode()
 _KEY_LINE = b"\r\n%s: " % _KEY_NAME
 #: Of how many names of headers is remembered what was made of them, and how long those are at most.
@@ -115,23 +116,32 @@ def encode_headers(record: Record) -> bytes:
         pairs = {ID_HEADER: record.dedup_id, **headers}
         if key is not None:
             pairs[KEY_HEADER] = key
-        names, values = tuple(pairs), tuple(pairs.values())
+        layout, values = _layouts[tuple(pairs)], tuple(pairs.values())
     else:
-        names, values = (ID_HEADER, *headers, KEY_HEADER), (record.dedup_id, *headers.values(), key)
+        layout, values = _keyed_layouts[tuple(headers)], (record.dedup_id, *headers.values(), key)
     # The way of nearly all headers: nothing to encode in any of them, as one look at all together tells.
     text = "".join(values)
     if not (text.isascii() and text.isprintable()) or "%" in text or " " in text:
         values = tuple(map(_encode, values))
-    block = (_layouts[names] % values).encode()
+    block = (layout % values).encode()
+    if not record.raw_headers:
+        return block
+    block = block.removesuffix(_END)
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
         block += b"\r\n%s: %s" % (_encoded_names[name].encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
-    return block + b"\r\n\r\n"
+    return block + _END
 
 
 def _layout(names: tuple[str, ...]) -> str:
     """A header block of these names, to be filled with their values."""
-    return "NATS/1.0" + "".join([f"\r\n{_encoded_names[name].replace('%', '%%')}: %s" for name in names])
+    lines = [f"\r\n{_encoded_names[name].replace('%', '%%')}: %s" for name in names]
+    return "".join(("NATS/1.0", *lines, _END.decode()))
+
+
+def _keyed_layout(names: tuple[str, ...]) -> str:
+    """The same with the id before these names, and the key behind them."""
+    return _layout((ID_HEADER, *names, KEY_HEADER))
 
 
 def split_headers(block: bytes | None) -> list[tuple[str, bytes]]:
@@ -226,5 +236,6 @@ def _encode_name(name: str) -> str:
 
 
 _layouts = _Memory(_layout, _LONGEST_LAYOUT)
+_keyed_layouts = _Memory(_keyed_layout, _LONGEST_LAYOUT)
 _names = _Memory(_name_of, _LONGEST_NAME)
 _encoded_names = _Memory(_encode_name, _LONGEST_NAME)
