@@ -28,8 +28,16 @@ log = logging.getLogger("incident_messaging")
 _LABEL = attrgetter("label")
 
 
+#: Seconds after the last deadline until a place that is still taken is looked at again, and given up.
+_LOOK = 1.0
+
+
 class Window:
-    """How much may be on its way to one broker, by messages and bytes. One message is always let in."""
+    """How much may be on its way to one broker, by messages and bytes. One message is always let in.
+
+    Attributes:
+        until: The latest deadline of what was let in, on `now`'s clock.
+    """
 
     def __init__(self, messages: int, size: int) -> None:
         self._messages = messages
@@ -37,6 +45,7 @@ class Window:
         self._in_flight = 0
         self._bytes = 0
         self._waiting = 0
+        self.until = 0.0
         self._lock = threading.RLock()  # re-entrant: a finalizer that publishes may come in between
         self._changed = threading.Condition(self._lock)
 
@@ -77,14 +86,26 @@ class Window:
     def release(self, messages: int, size: int) -> None:
         """Give places back."""
         with self._lock:
-            self._in_flight -= messages
-            self._bytes -= size
+            self._in_flight = max(0, self._in_flight - messages)
+            self._bytes = max(0, self._bytes - size)
             if self._waiting:
                 self._changed.notify_all()
 
     def wait_empty(self, deadline: Deadline) -> bool:
-        """Whether nothing is on its way, by the deadline at the latest."""
-        return self._wait_until(lambda: not self._in_flight, deadline)
+        """Whether nothing is on its way, by the deadline at the latest.
+
+        A publish that Ctrl-C broke off behind its place and before its hand-over has no outcome that would give the
+        place back. Such are given up when all others must have ended, and nothing has moved between two looks.
+        """
+        seen: tuple[int, int, float] | None = None
+        while not self._wait_until(lambda: not self._in_flight, Deadline.after(deadline.wait(_LOOK))):
+            if deadline.over:
+                return False
+            with self._lock:
+                last, seen = seen, (self._in_flight, self._bytes, self.until) if now() > self.until + _LOOK else None
+            if last is not None and last == seen:
+                self.release(last[0], last[1])
+        return True
 
     def _wait_for_room(self, size: int, deadline: Deadline) -> bool:
         return self._wait_until(lambda: not self._in_flight or self._room(size), deadline)
@@ -240,6 +261,7 @@ class Outlet:
         for leg in legs:
             leg.begun = begun
             leg.deadline = deadline
+        self.window.until = max(self.window.until, deadline.at or 0.0)
         self.broker.send_all(legs)
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from waiting import until
+from waiting import takes, until
 
 from incident_messaging import (
     MESSAGING_METRICS,
@@ -23,7 +23,7 @@ from incident_messaging import (
 )
 from incident_messaging.backends import memory
 from incident_messaging.callbacks import CallbackThread
-from incident_messaging.deadline import Deadline
+from incident_messaging.deadline import Deadline, now
 from incident_messaging.eventloop import EventLoop
 from incident_messaging.publishing.future import OutcomeFuture
 from incident_messaging.publishing.outlet import Window
@@ -54,6 +54,28 @@ def test_a_thread_in_join_keeps_no_message_from_a_worker(service: MessagingServi
     subscription.close()
     joining.join(20.0)
     assert not joining.is_alive()
+
+
+def test_a_place_whose_publish_was_broken_off_holds_no_flush_for_ever() -> None:
+    window = Window(10, 1_000)
+    window.until = now() + 1.0
+    assert window.acquire(10, Deadline.after(0.0))
+    with takes(at_least=2.0, at_most=20.0):
+        assert not window.wait_empty(Deadline.after(0.5)), "it may still have an outcome"
+        assert window.wait_empty(Deadline.after(None))
+    window.release(1, 10)
+    assert len(window) == 0, "also where it has one after all"
+
+
+def test_a_flush_waits_for_what_is_on_its_way_as_long_as_that_may_take() -> None:
+    window = Window(10, 1_000)
+    assert window.acquire(10, Deadline.after(0.0))
+    window.until = now() + 4.0
+    outcome = threading.Timer(3.5, window.release, (1, 10))
+    outcome.start()
+    with takes(at_least=3.0, at_most=20.0):
+        assert window.wait_empty(Deadline.after(None))
+    outcome.join()
 
 
 def test_a_topic_of_a_callable_is_checked_for_every_message(service: MessagingService) -> None:
