@@ -8,8 +8,8 @@ import sys
 
 import click
 
-from incident_messaging.commands.common import MOST_SECONDS, Number, printable
-from incident_messaging.errors import ConfigurationError, MessagingError
+from incident_messaging.commands.common import MOST_SECONDS, Number, failing, printable
+from incident_messaging.errors import ConfigurationError
 from incident_messaging.service import MessagingService
 from incident_messaging.worker import logs_somewhere, run
 
@@ -42,15 +42,13 @@ def worker(service: str, concurrency: int | None, host: str, port: int | None, t
 
     SERVICE is a MessagingService in MODULE, or a function without arguments that returns one.
 
-    Exit code: 0 if all was finished at the end, 1 if something could not be or an error ended the worker.
+    Exit code: 0 if all was finished at the end, 1 if something could not be or an error ended the worker, 2 if it
+    cannot run as it is configured.
     """
-    try:
+    with failing():
         found = find_service(service)
         logs_somewhere(log_level.upper())
         left = run(found, concurrency=concurrency, host=host, port=port, timeout=timeout)
-    except MessagingError as error:
-        click.echo(f"Error: {printable(str(error))}", err=True)
-        sys.exit(1)
     for words in left:
         click.echo(f"not finished: {printable(words)}", err=True)
     sys.exit(1 if left else 0)

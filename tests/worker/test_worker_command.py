@@ -123,7 +123,7 @@ def test_what_cannot_be_run_is_named_with_the_remedy(target: str, words: str, tm
     result = subprocess.run(
         [*COMMAND, target], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
     assert words in result.stderr
 
@@ -143,7 +143,7 @@ def test_a_port_that_cannot_be_served_is_an_error(
         [*COMMAND, "app:service", "--port", "0", *options], cwd=tmp_path, env=os.environ | environment,
         capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
-    assert (result.returncode, words in result.stderr) == (1, True), result.stderr
+    assert (result.returncode, words in result.stderr) == (2, True), result.stderr
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
@@ -156,5 +156,5 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
             [*COMMAND, "app:service", "--port", str(port)],
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert f"port {port} on 127.0.0.1 cannot be had" in result.stderr
