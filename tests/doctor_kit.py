@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from incident_messaging.commands import commands
 
-PATIENCE = 10.0
+PATIENCE = 40.0
 
 
 @attrs.frozen
@@ -69,7 +69,7 @@ def request_of(url: str, **login: str) -> Callable[..., dict[str, Any]]:
     async def asked(subject: str, fields: dict[str, Any]) -> dict[str, Any]:
         client = await nats.connect(url, allow_reconnect=False, **login)
         try:
-            answer = await client.request(subject, json.dumps(fields).encode() if fields else b"", timeout=5)
+            answer = await client.request(subject, json.dumps(fields).encode() if fields else b"", timeout=20)
         finally:
             await client.close()
         found: dict[str, Any] = json.loads(answer.data)
