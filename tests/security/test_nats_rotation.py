@@ -16,7 +16,7 @@ from traffic import Traffic
 from waiting import until
 
 #: Seconds that a JWT is good for which is to run out: enough to log in with it on a machine that has much to do.
-LIFETIME = 4.0
+LIFETIME = 8.0
 
 
 def authorization(way: str, secret: str) -> str:
