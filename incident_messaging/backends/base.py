@@ -200,10 +200,13 @@ class Archive(ABC):
     """
 
     @abstractmethod
-    def read(self) -> Iterator[Received]:
+    def read(self, since: float = 0.0) -> Iterator[Received]:
         """All that the topic holds, from its first message to the one that is the last by now.
 
         In the broker's order (Kafka: partition by partition). A topic that does not exist holds nothing.
+
+        Args:
+            since: Unix seconds; what was stored before may be left out, where the broker finds a time.
 
         Raises:
             Timeout: The broker has stopped answering.

@@ -273,7 +273,7 @@ class MemoryArchive(Archive):
         self._world = of
         self._topic = topic
 
-    def read(self) -> Iterator[Received]:
+    def read(self, since: float = 0.0) -> Iterator[Received]:
         """All at once: it is in memory anyway."""
         yield from self._world.holds(self._topic)
 

@@ -67,7 +67,7 @@ def replay(
     """Publish again to OTHER what TOPIC holds since a time.
 
     It ends with what is there when it begins. Key, the user's headers and all of the envelope stay, so the ids, too;
-    what is not JSON is left, and named. The topic is read from its first message on, and keeps all.
+    what is not JSON is left, and named. The topic keeps all.
 
     Exit code: 0 if all was replayed; 1 if a broker cannot be had or refuses, or something was left; 2 for wrong
     usage, a topic or configuration that is not allowed among it; 130 after Ctrl-C. What was interrupted may be run
@@ -189,7 +189,7 @@ class _Replay:
         broker = self._service._connections.outlet(origin).broker
         full = topics.full_name(config.topic_prefix, topic)
         with closing(broker.archive(full, config.subscribe_timeout_ms / 1000)) as archive:
-            for received in archive.read():
+            for received in archive.read(self._since):
                 if self._since <= received.timestamp and (self._until is None or received.timestamp <= self._until):
                     yield received
 

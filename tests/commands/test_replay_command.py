@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,19 @@ def test_what_a_topic_holds_of_a_time_is_published_again(cli: Cli) -> None:
     known = 3 if cli.backend.value == "nats" else 0
     assert again == {"matched": 3, "replayed": 3, "duplicates": known, "left": 0, "dry_run": False}
     assert len(cli.held("copy")) == 6 - known
+
+
+def test_what_is_older_is_not_read(cli: Cli) -> None:
+    stored(cli, *range(40))
+    since = datetime.fromisoformat(stored(cli, "a", "b", "c")).timestamp()
+    behind = datetime.fromisoformat(stored(cli)).timestamp()
+    topic = f"{cli.prefix}.orders"
+    with closing(cli.service._connections.outlet(cli.backend).broker.archive(topic, PATIENCE)) as archive:
+        assert len(list(archive.read())) == 43
+        payloads = [json.loads(received.body or b"")["payload"] for received in archive.read(since)]
+        assert sorted(payloads) == ["a", "b", "c"]
+        assert list(archive.read(behind)) == []
+        assert len(list(archive.read(1.0))) == 43
 
 
 def test_what_cannot_be_published_is_left_and_named(cli: Cli) -> None:

@@ -48,9 +48,11 @@ class TopicArchive(Archive):
         self._client: Consumer | None = None
         self._removed: dict[int, set[int]] = {}
 
-    def read(self) -> Iterator[Received]:
+    def read(self, since: float = 0.0) -> Iterator[Received]:
         """See `Archive.read`. The marks come behind what they name, so they are looked for first."""
         ends = self._ends()
+        if since:
+            ends = self._shortened(ends, since)
         for partition, (low, high) in ends.items():
             self._removed.setdefault(partition, set()).update(
                 offset for message in self._records(partition, low, high) for offset in _named_by(message)
@@ -158,6 +160,23 @@ class TopicArchive(Archive):
             return {number: self._patiently(partial(self._bounds, number)) for number in sorted(found.partitions)}
         except KafkaException as exc:
             raise self._failed(exc) from exc
+
+    def _shortened(self, ends: dict[int, tuple[int, int]], since: float) -> dict[int, tuple[int, int]]:
+        """From the first record of each partition that is not older than a time."""
+        wanted = [TopicPartition(self._topic, partition, int(since * 1000)) for partition in ends]
+        client = self._connected()
+        try:
+            found = self._patiently(lambda: client.offsets_for_times(wanted, timeout=_ANSWER))
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+        except KafkaException as exc:
+            raise self._failed(exc) from exc
+        # Where all are older there is no such record, and the answer is the end.
+        return {
+            place.partition: (place.offset if place.offset >= 0 else ends[place.partition][1], ends[place.partition][1])
+            for place in found
+        }
 
     def _bounds(self, partition: int) -> tuple[int, int]:
         return self._connected().get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER)

@@ -35,10 +35,10 @@ class StreamArchive(Archive):
         self._topic = topic
         self._patience = patience
 
-    def read(self) -> Iterator[Received]:
+    def read(self, since: float = 0.0) -> Iterator[Received]:
         """See `Archive.read`."""
         for stream, last in self._ask(self._ends, "looking for its streams"):
-            sequence = 1
+            sequence = self._ask(partial(self._first, stream, since, last), f"looking for a time in {stream}")
             while sequence <= last:
                 page = self._ask(partial(self._page, stream, sequence, last), f"reading from {stream}")
                 yield from page
@@ -74,6 +74,18 @@ class StreamArchive(Archive):
                 found.append((stream, int(last["seq"])))
         return found
 
+    async def _first(self, stream: str, since: float, last: int) -> int:
+        """A sequence before which all of the topic was stored before a time: what a stream stores has rising times."""
+        first, end = 1, last + 1
+        while since and first < end:
+            middle = (first + end) // 2
+            message = await self._get(stream, seq=middle, next_by_subj=self._topic)
+            if message is not None and message["seq"] <= last and _stored(message) < since:
+                first = message["seq"] + 1
+            else:
+                end = middle
+        return first
+
     async def _page(self, stream: str, sequence: int, last: int) -> list[Received]:
         page: list[Received] = []
         while sequence <= last and len(page) < _PAGE:
@@ -106,10 +118,14 @@ class StreamArchive(Archive):
 
 
 def _opened(stream: str, message: dict[str, Any]) -> Received:
-    stored = datetime.fromisoformat(message["time"]).timestamp()
     block = base64.b64decode(message["hdrs"]) if "hdrs" in message else None
     body = base64.b64decode(message.get("data", ""))
     opened = Message(message["subject"], block, body)
     opened.position = Position(stream=stream, sequence=message["seq"])
-    opened.timestamp = stored
+    opened.timestamp = _stored(message)
     return opened
+
+
+def _stored(message: dict[str, Any]) -> float:
+    """When, in Unix seconds."""
+    return datetime.fromisoformat(message["time"]).timestamp()
