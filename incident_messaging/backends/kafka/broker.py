@@ -221,8 +221,10 @@ class KafkaBroker(MessageProducer):
 
     def _finish(self, parcel: Parcel, error: MessagingError | None, where: Where | None = None) -> None:
         """Tell a record's outcome, unless it was told already: a report may come after the deadline."""
-        if not self._pending.remove(parcel):
-            return
+        if self._pending.remove(parcel):
+            self._tell(parcel, error, where)
+
+    def _tell(self, parcel: Parcel, error: MessagingError | None, where: Where | None = None) -> None:
         try:
             parcel(where, False, error)
         except Exception:
@@ -429,8 +431,8 @@ class KafkaBroker(MessageProducer):
                 self._release(topic, refusal)
 
     def _end_overdue(self) -> None:
-        with self._lock:
-            late = self._pending.overdue(now())
+        with self._lock:  # taken out under it: what is told is not handed over any more
+            late = [parcel for parcel in self._pending.overdue(now()) if self._pending.remove(parcel)]
             if late and self._held:
                 gone = set(late)
                 self._held = {
@@ -439,7 +441,7 @@ class KafkaBroker(MessageProducer):
                     if (left := [parcel for parcel in held if parcel not in gone])
                 }
         for parcel in late:
-            self._finish(parcel, self._overdue(parcel))
+            self._tell(parcel, self._overdue(parcel))
 
     def _overdue(self, parcel: Parcel) -> MessagingError:
         topic = parcel.topic
@@ -465,7 +467,7 @@ class KafkaBroker(MessageProducer):
         """End all that is left; ``last``: the reports thread ends, and who sends from now on starts another."""
         gone: list[Any] = []
         with self._changed:
-            left = self._pending.all()
+            left = [parcel for parcel in self._pending.all() if self._pending.remove(parcel)]
             if last:
                 gone.append(self._client)
                 if self._making is not None and not self._making.ended(0.0):
@@ -473,7 +475,7 @@ class KafkaBroker(MessageProducer):
                 self._client = self._making = self._reports = None
                 self._changed.notify_all()
         for parcel in left:
-            self._finish(parcel, self._overdue(parcel))
+            self._tell(parcel, self._overdue(parcel))
         gone.clear()  # not under the lock: librdkafka waits for its own threads
         return len(left)
 
