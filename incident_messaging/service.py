@@ -241,11 +241,9 @@ class MessagingService:
         """
         self._may_block("flush")
         deadline = Deadline.after(timeout)
-        for outlet in self._connections.outlets():
-            outlet.window.wait_empty(deadline)
-        left = {o.broker.name: len(o.window) for o in self._connections.outlets() if len(o.window)}
-        if left:
-            words = ", ".join(f"{count:,} to {name}" for name, count in left.items())
+        late = [outlet for outlet in self._connections.outlets() if not outlet.window.wait_empty(deadline)]
+        words = ", ".join(f"{len(outlet.window):,} to {outlet.broker.name}" for outlet in late if len(outlet.window))
+        if words:
             raise Timeout(f"flush: still on their way after {timeout} s: {words}", maybe_delivered=True)
 
     def publish_incident_event(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 from incident_messaging.callbacks import CallbackThread
 from incident_messaging.errors import MessagingError
@@ -28,22 +27,10 @@ class PublishFuture(Future[PublishReceipt]):
     """
 
     _asked = False
-    _ended = False
     _whole = False
+    _outcome: MessagingError | Callable[[], PublishReceipt] | None = None
     _callback_thread: CallbackThread
     label: str
-
-    def failure(self) -> MessagingError | None:
-        """Why it was not acknowledged, once it has ended.
-
-        It is not raised before somebody asks: the traceback would keep the frames of the broker's thread, and the
-        client with them, alive for as long as somebody keeps the future.
-        """
-        raise NotImplementedError
-
-    def receipt(self) -> PublishReceipt:
-        """The receipt of what was acknowledged."""
-        raise NotImplementedError
 
     def __getattr__(self, name: str) -> Any:
         """What the base's constructor makes; it is called by the first use of any of it."""
@@ -51,33 +38,42 @@ class PublishFuture(Future[PublishReceipt]):
         return super().__getattribute__(name)
 
     def _make_whole(self) -> None:
-        # A lock of its own, made here, too; re-entrant: a signal handler may look at it in between.
-        with vars(self).setdefault("_guard", threading.RLock()):
-            if not self._whole:
-                Future.__init__(self)
-                super().set_running_or_notify_cancel()
-                self._whole = True  # last: what Ctrl-C broke off is done again
+        self._whole = True  # first: from now on `_end` completes it
+        mine = vars(self)
+        if "_condition" not in mine:
+            made: Future[PublishReceipt] = Future()
+            made.set_running_or_notify_cancel()
+            # Several threads may do this at once, and each keeps what it finds. The condition, the first that the
+            # constructor makes, comes last: nobody looks at the rest without it.
+            for name, value in reversed(vars(made).items()):
+                mine.setdefault(name, value)
         self._complete()
 
-    def _end(self) -> None:
-        # Who makes it whole at this moment writes and looks the other way round, so that one of both completes it.
-        self._ended = True
+    def _end(self, outcome: MessagingError | Callable[[], PublishReceipt]) -> None:
+        """Keep how it ended.
+
+        An error is not raised here: its traceback would keep the frames of the broker's thread, and the client with
+        them, alive for as long as somebody keeps the future.
+        """
+        # Each side writes its own flag before it reads the other's, so that one of both completes it.
+        self._outcome = outcome
         if self._whole:
             self._complete()
 
     def _complete(self) -> None:
-        if not self._ended or super().done():
+        if self._outcome is None or super().done():
             return
-        with suppress(InvalidStateError):  # both did
-            error = self.failure()
-            if error is not None:
-                super().set_exception(error)
+        with suppress(InvalidStateError):  # another thread was first
+            if isinstance(self._outcome, MessagingError):
+                super().set_exception(self._outcome)
             else:
-                super().set_result(self.receipt())
+                super().set_result(self._outcome())
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._ended and (not self._whole or super().done())
+        if self._whole:
+            self._complete()
+        return self._outcome is not None
 
     def add_done_callback(self, fn: Callable[[Future[PublishReceipt]], object]) -> None:
         """Call ``fn`` with the future when it is done, on the callback thread."""
@@ -89,7 +85,10 @@ class PublishFuture(Future[PublishReceipt]):
         """The receipt, or the publish's error raised; ``TimeoutError`` after ``timeout`` seconds."""
         self._asked = True
         self._make_whole()
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # a circle with the traceback of the error that it keeps
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The publish's error or ``None``; ``TimeoutError`` after ``timeout`` seconds."""
@@ -97,18 +96,22 @@ class PublishFuture(Future[PublishReceipt]):
         self._make_whole()
         return super().exception(timeout)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """It belongs to this process, and is told once."""
+        raise TypeError("the future of a publish cannot be copied or pickled; its receipt can")
+
     def __del__(self) -> None:
-        if self._ended and not self._asked and (error := self.failure()) is not None:
-            log.error("publish_nowait to %s failed, and nobody asked for its outcome: %s", self.label, error)
+        if not self._asked and isinstance(self._outcome, MessagingError):
+            log.error("publish_nowait to %s failed, and nobody asked for its outcome: %s", self.label, self._outcome)
 
 
 class SingleFuture(Single, PublishFuture):
     """Nearly every ``publish_nowait``: the publication is its own future, one object for all of it."""
 
     def __init__(self, outlet: Outlet, message: Any, label: str, callbacks: CallbackThread) -> None:
-        # Without the bases': see __getattr__, and `waiter`.
+        # Neither base's: `PublishFuture` makes its own later, and `Leg` would set `waiter`.
         self.sent, self.note = 0, None
-        self.outlet, self.message, self.label = outlet, message, label
+        self.outlet, self.message, self.label, self.index = outlet, message, label, 0
         self._callback_thread = callbacks
 
     __repr__ = Future.__repr__
@@ -119,40 +122,23 @@ class SingleFuture(Single, PublishFuture):
         return self
 
     def finished(self, _: Sequence[Any]) -> None:
-        """It has ended; whoever keeps the future keeps no message with it."""
-        self.message, self.body = None, b""
-        self._end()
+        """It has ended; whoever keeps the future keeps neither the message nor the broker's client with it."""
+        self._end(self.outcome())
+        del self.message, self.body, self.headers, self.outlet
 
 
 class OutcomeFuture(PublishFuture):
     """A future that another object tells: a publish to two brokers, or one that a tracer looks at, or none at all."""
 
-    _error: MessagingError | None = None
-    _receipt: Callable[[], PublishReceipt]
-
     def __init__(self, label: str, callbacks: CallbackThread) -> None:
-        # Without the base's: see __getattr__.
+        # Without the base's, which comes later.
         self.label = label
         self._callback_thread = callbacks
 
-    def failure(self) -> MessagingError | None:
-        """See `PublishFuture.failure`."""
-        return self._error
-
-    def receipt(self) -> PublishReceipt:
-        """See `PublishFuture.receipt`."""
-        return self._receipt()
-
     def finished(self, publications: Sequence[Publication]) -> None:
         """It has ended."""
-        outcome = publications[0].outcome()
-        if isinstance(outcome, MessagingError):
-            self._error = outcome
-        else:
-            self._receipt = outcome
-        self._end()
+        self._end(publications[0].outcome())
 
     def nothing(self, receipt: PublishReceipt) -> None:
         """It was not sent, and that is as it should be: messaging is disabled."""
-        self._receipt = lambda: receipt
-        self._end()
+        self._end(lambda: receipt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -27,16 +28,15 @@ log = logging.getLogger("incident_messaging")
 
 _LABEL = attrgetter("label")
 
-
-#: Seconds after the last deadline until a place that is still taken is looked at again, and given up.
+#: How often somebody who waits for a window looks for lost places, and for how long all must be over by then.
 _LOOK = 1.0
 
 
 class Window:
     """How much may be on its way to one broker, by messages and bytes. One message is always let in.
 
-    Attributes:
-        until: The latest deadline of what was let in, on `now`'s clock.
+    A publish that Ctrl-C breaks off behind its place and before its hand-over has no outcome that would give the place
+    back. Who waits gives up such places when all others must have ended and nothing has moved between two looks.
     """
 
     def __init__(self, messages: int, size: int) -> None:
@@ -44,8 +44,9 @@ class Window:
         self._size = size
         self._in_flight = 0
         self._bytes = 0
+        self._untold = 0
+        self._until = 0.0
         self._waiting = 0
-        self.until = 0.0
         self._lock = threading.RLock()  # re-entrant: a finalizer that publishes may come in between
         self._changed = threading.Condition(self._lock)
 
@@ -53,25 +54,27 @@ class Window:
         """How many are on their way."""
         return self._in_flight
 
-    def acquire(self, size: int, deadline: Deadline) -> bool:
-        """Take a place for so many bytes; false if there was none by the deadline."""
+    def acquire(self, size: int, block: Deadline, until: Deadline) -> bool:
+        """Take a place for so many bytes, given back a moment after ``until``; false if none was free by ``block``."""
         with self._lock:
             in_flight = self._in_flight
             # `_room`, without the call.
             has_room = not in_flight or (in_flight < self._messages and self._bytes + size <= self._size)
-            if not has_room and not self._wait_for_room(size, deadline):
+            if not has_room and not self._wait_for_room(size, block):
                 return False
             self._in_flight += 1
             self._bytes += size
+            if until.at is None or until.at > self._until:
+                self._until = math.inf if until.at is None else until.at
             return True
 
-    def acquire_some(self, sizes: Sequence[int], deadline: Deadline) -> int:
-        """Take places for the first of these, as many as there is room for; for one at least, by the deadline.
+    def acquire_some(self, sizes: Sequence[int], until: Deadline) -> int:
+        """Take places for the first of these, as many as there is room for; for one at least, by ``until``.
 
         Returns:
-            For how many; 0 if there was no place by the deadline.
+            For how many; 0 if there was no place in time.
         """
-        if not self.acquire(sizes[0], deadline):
+        if not self.acquire(sizes[0], until, until):
             return 0
         taken = 1
         with self._lock:
@@ -86,37 +89,55 @@ class Window:
     def release(self, messages: int, size: int) -> None:
         """Give places back."""
         with self._lock:
+            # Not below none: a place that was given up as lost may be given back after all.
             self._in_flight = max(0, self._in_flight - messages)
             self._bytes = max(0, self._bytes - size)
-            if self._waiting:
-                self._changed.notify_all()
+            self._tell_waiters()
+
+    def ended(self, messages: int, size: int) -> None:
+        """Give places back, of publishes whose waiters are about to be `told`."""
+        with self._lock:
+            self._untold += messages
+            self.release(messages, size)
+
+    def told(self, messages: int) -> None:
+        """The waiters of these have been told."""
+        with self._lock:
+            self._untold -= messages
+            self._tell_waiters()
 
     def wait_empty(self, deadline: Deadline) -> bool:
-        """Whether nothing is on its way, by the deadline at the latest.
-
-        A publish that Ctrl-C broke off behind its place and before its hand-over has no outcome that would give the
-        place back. Such are given up when all others must have ended, and nothing has moved between two looks.
-        """
-        seen: tuple[int, int, float] | None = None
-        while not self._wait_until(lambda: not self._in_flight, Deadline.after(deadline.wait(_LOOK))):
-            if deadline.over:
-                return False
-            with self._lock:
-                last, seen = seen, (self._in_flight, self._bytes, self.until) if now() > self.until + _LOOK else None
-            if last is not None and last == seen:
-                self.release(last[0], last[1])
-        return True
+        """Whether nothing is on its way and all is told, by the deadline at the latest."""
+        return self._wait_until(lambda: not self._in_flight and not self._untold, deadline)
 
     def _wait_for_room(self, size: int, deadline: Deadline) -> bool:
         return self._wait_until(lambda: not self._in_flight or self._room(size), deadline)
 
     def _wait_until(self, is_so: Callable[[], bool], deadline: Deadline) -> bool:
+        seen: tuple[int, int, float] | None = None
         with self._lock:
             self._waiting += 1
             try:
-                return self._changed.wait_for(is_so, deadline.left())
+                while not self._changed.wait_for(is_so, deadline.wait(_LOOK)):
+                    if deadline.over:
+                        return False
+                    seen = self._give_up(seen)
             finally:
                 self._waiting -= 1
+        return True
+
+    def _give_up(self, before: tuple[int, int, float] | None) -> tuple[int, int, float] | None:
+        """Give up what is lost; returns what is looked at again the next time."""
+        if now() < self._until + _LOOK:
+            return None
+        seen = (self._in_flight, self._bytes, self._until)
+        if seen == before:
+            self.release(self._in_flight, self._bytes)
+        return seen
+
+    def _tell_waiters(self) -> None:
+        if self._waiting:
+            self._changed.notify_all()
 
     def _room(self, size: int) -> bool:
         return self._in_flight < self._messages and self._bytes + size <= self._size
@@ -202,12 +223,15 @@ class Ledger:
         legs = self._taken()
         if not legs:
             return
-        self._window.release(len(legs), sum([leg.taken for leg in legs]))
+        self._window.ended(len(legs), sum([leg.taken for leg in legs]))
         try:
             self._count_all(legs)
         except Exception:  # those who wait are told all the same
             log.exception("outcomes of publishes could not be counted")
-        self._tell(legs)
+        try:
+            self._tell(legs)
+        finally:
+            self._window.told(len(legs))
 
     def _tell(self, legs: Sequence[Leg]) -> None:
         """Tell those who wait; one who has several in a row, as a batch, at once."""
@@ -216,12 +240,12 @@ class Ledger:
         for leg in legs:  # ``groupby`` takes three times as long where nobody has several
             waiter = leg.waiter
             if waiter is not waiting and waiting is not None:
-                _tell(waiting, run)
+                _tell_one(waiting, run)
                 run = []
             waiting = waiter
             run.append(leg)
         if waiting is not None:
-            _tell(waiting, run)
+            _tell_one(waiting, run)
 
     def _count_all(self, legs: Sequence[Leg]) -> None:
         failed = [leg for leg in legs if leg.error is not None]
@@ -261,11 +285,10 @@ class Outlet:
         for leg in legs:
             leg.begun = begun
             leg.deadline = deadline
-        self.window.until = max(self.window.until, deadline.at or 0.0)
         self.broker.send_all(legs)
 
 
-def _tell(waiter: Waiter, legs: Sequence[Leg]) -> None:
+def _tell_one(waiter: Waiter, legs: Sequence[Leg]) -> None:
     try:
         waiter.finished(legs)
     except Exception:  # those behind it are to be told all the same
@@ -274,8 +297,10 @@ def _tell(waiter: Waiter, legs: Sequence[Leg]) -> None:
 
 def _by_label(legs: Sequence[Leg]) -> Iterable[tuple[str, Sequence[Leg]]]:
     """The legs of each label; nearly always there is one."""
-    if len({leg.label for leg in legs}) < 2:
-        return [(leg.label, legs) for leg in legs[:1]]
+    if not legs:
+        return []
+    if len({leg.label for leg in legs}) == 1:
+        return [(legs[0].label, legs)]
     return [(label, list(run)) for label, run in groupby(sorted(legs, key=_LABEL), key=_LABEL)]
 
 

@@ -71,7 +71,7 @@ class Single(Leg):
         Raises:
             BackendUnavailable: The window stayed full; nothing was handed over.
         """
-        if not self.outlet.window.acquire(self.taken, block):
+        if not self.outlet.window.acquire(self.taken, block, deadline):
             raise _full(self)
         self.outlet.hand_over([self], deadline)
 
@@ -164,7 +164,7 @@ class Pair:
         Raises:
             BackendUnavailable: A window stayed full (with ``any``: both did); nothing was handed over.
         """
-        admitted = self._admitted(block)
+        admitted = self._admitted(block, deadline)
         full = [leg for leg in self._legs if leg not in admitted]
         if full and not (self._any and admitted):
             _let_go(admitted)
@@ -174,12 +174,13 @@ class Pair:
         for leg in admitted:
             leg.outlet.hand_over([leg], deadline)
 
-    def _admitted(self, block: Deadline) -> Sequence[Leg]:
-        """Those whose window had a place in time, which is taken."""
+    def _admitted(self, block: Deadline, deadline: Deadline) -> Sequence[Leg]:
+        """Those whose window had a place in time, which is taken; the first keeps its place while the second waits."""
+        until = block if block.at is None or block.at > (deadline.at or 0.0) else deadline
         admitted: list[Leg] = []
         try:
             for leg in self._legs:
-                if leg.outlet.window.acquire(leg.taken, block):
+                if leg.outlet.window.acquire(leg.taken, block, until):
                     admitted.append(leg)
         except BaseException:  # Ctrl-C while waiting
             _let_go(admitted)

@@ -23,7 +23,7 @@ from incident_messaging import (
 )
 from incident_messaging.backends import memory
 from incident_messaging.callbacks import CallbackThread
-from incident_messaging.deadline import Deadline, now
+from incident_messaging.deadline import Deadline
 from incident_messaging.eventloop import EventLoop
 from incident_messaging.publishing.future import OutcomeFuture
 from incident_messaging.publishing.outlet import Window
@@ -56,22 +56,23 @@ def test_a_thread_in_join_keeps_no_message_from_a_worker(service: MessagingServi
     assert not joining.is_alive()
 
 
-def test_a_place_whose_publish_was_broken_off_holds_no_flush_for_ever() -> None:
-    window = Window(10, 1_000)
-    window.until = now() + 1.0
-    assert window.acquire(10, Deadline.after(0.0))
+def test_a_place_whose_publish_was_broken_off_holds_nobody_for_ever() -> None:
+    window, now = Window(1, 1_000), Deadline.after(0.0)
+    assert window.acquire(10, now, Deadline.after(1.0))
     with takes(at_least=2.0, at_most=20.0):
         assert not window.wait_empty(Deadline.after(0.5)), "it may still have an outcome"
         assert window.wait_empty(Deadline.after(None))
     window.release(1, 10)
     assert len(window) == 0, "also where it has one after all"
+    assert window.acquire(10, now, now)
+    assert window.acquire(10, Deadline.after(20.0), now), "who waits for a place gets it"
 
 
 def test_a_flush_waits_for_what_is_on_its_way_as_long_as_that_may_take() -> None:
     window = Window(10, 1_000)
-    assert window.acquire(10, Deadline.after(0.0))
-    window.until = now() + 4.0
-    outcome = threading.Timer(3.5, window.release, (1, 10))
+    assert window.acquire(10, Deadline.after(0.0), Deadline.after(4.0))
+    assert window.acquire(10, Deadline.after(0.0), Deadline.after(0.1))
+    outcome = threading.Timer(3.5, window.release, (2, 20))
     outcome.start()
     with takes(at_least=3.0, at_most=20.0):
         assert window.wait_empty(Deadline.after(None))

@@ -314,7 +314,7 @@ def handle(delivery):
     if delivery.payload["n"] == 3:
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 service.publish_batch("orders", [{"n": n} for n in range(4)], key="k")
-print("left", service.run_until_signal())
+print("left", service.run_until_signal(timeout=40.0))
 assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 assert not [t for t in threading.enumerate() if t.name.startswith("incident-messaging")]
 """
