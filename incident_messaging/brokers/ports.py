@@ -40,10 +40,11 @@ def _own_range() -> tuple[int, int]:
     """
     number = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
-    if not (number.isdecimal() and count.isdecimal()):
+    if not (number.isdecimal() and count.isdecimal() and int(count)):
         return _LOWEST, _HIGHEST
     size = (_HIGHEST - _LOWEST + 1) // int(count)
-    lowest = _LOWEST + int(number) % int(count) * size  # one that replaces a crashed one counts on
+    # One that replaces a crashed one has the next number, and so shares another's part.
+    lowest = _LOWEST + int(number) % int(count) * size
     return lowest, lowest + size - 1
 
 

@@ -63,7 +63,7 @@ class Intake(HandOut[T]):
     @property
     def unfinished(self) -> list[str]:
         """What a close that goes on has not finished so far, in words."""
-        return [*self._left] or ([] if self.closed else [f"{self.plan.name} is still being closed"])
+        return list(self._left) or ([] if self.closed else [f"{self.plan.name} is still being closed"])
 
     def drain(self, timeout: float = 10.0) -> list[str]:
         """Take no more, let what has arrived be handled, settle, close.
@@ -109,8 +109,7 @@ class Intake(HandOut[T]):
         return []
 
     def _finish(self, deadline: Deadline) -> list[str]:
-        left = self._left
-        left += [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
+        self._left = left = [f"callback still running in thread {name}" for name in self._workers.join(deadline)]
         with self._lock:
             if not self._changed.watch_for(lambda: not self._failures.burying, deadline.left()):
                 left.append(f"{self._failures.burying} dead letters of {self.plan.name} not acknowledged")

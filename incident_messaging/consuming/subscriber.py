@@ -53,7 +53,8 @@ class Subscriber:
         try:
             intake.open(maker(plan.spec, intake), deadline)
         except BaseException as error:
-            if not intake.is_busy(besides=0):  # else a signal came as it began: `close` tells of its callback
+            # Where a signal or Ctrl-C came as a callback began, nobody may take it for finished: it is closed with all.
+            if not intake.is_busy(besides=0):
                 self._forget(intake)
             if isinstance(error, MessagingError):
                 error.about(topic=wish.topic)

@@ -42,8 +42,8 @@ _MOST_HEADERS = 65_535
 _IN_PROCESS = 10158
 #: Seconds between two tries while a stream takes nothing.
 _PAUSE = 0.1
-_END = attrgetter("deadline.at")
 _ADDED = ("x-dlq-", "x-redrive-")
+_DUE = attrgetter("deadline.at")
 
 
 class Publisher:
@@ -89,7 +89,7 @@ class Publisher:
         numbers = range(self._last + 1, self._last + 1 + len(parcels))
         self._last += len(parcels)
         self._pending.update(zip(numbers, parcels, strict=True))
-        earliest = min(map(_END, parcels), default=None)
+        earliest = min(map(_DUE, parcels), default=None)
         if earliest is not None and self._wants_stream:
             earliest = min(earliest, now() + self._patience)
         self._empty.clear()
@@ -246,8 +246,11 @@ class Publisher:
         pop = self._pending.pop
         with self._burst():
             for number in numbers:
-                if (parcel := pop(number, None)) is not None:
-                    parcel(None, False, None)
+                try:
+                    if (parcel := pop(number, None)) is not None:
+                        parcel(None, False, None)
+                except Exception:
+                    _log.exception("the outcome of a record could not be told")
 
     @contextmanager
     def _burst(self) -> Iterator[None]:

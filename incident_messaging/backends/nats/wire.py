@@ -25,7 +25,7 @@ _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 #: What its name may hold as it is (RFC 9110, section 5.6.2, without the per cent sign).
 _TOKEN = "!#$&'*+-.^_`|~"
 _ACK_TOKENS = 9
-_END = b"\r\n\r\n"
+_BLANK_LINE = b"\r\n\r\n"
 _KEY_NAME = KEY_HEADER.encode()
 _KEY_LINE = b"\r\n%s: " % _KEY_NAME
 #: Of how many names of headers is remembered what was made of them, and how long those are at most.
@@ -126,17 +126,17 @@ def encode_headers(record: Record) -> bytes:
     block = (layout % values).encode()
     if not record.raw_headers:
         return block
-    block = block.removesuffix(_END)
+    block = block.removesuffix(_BLANK_LINE)
     for name, raw in record.raw_headers:
         # As they came: only what would break the block is taken out.
         block += b"\r\n%s: %s" % (_encoded_names[name].encode(), (raw or b"").replace(b"\r", b" ").replace(b"\n", b" "))
-    return block + _END
+    return block + _BLANK_LINE
 
 
 def _layout(names: tuple[str, ...]) -> str:
     """A header block of these names, to be filled with their values."""
     lines = [f"\r\n{_encoded_names[name].replace('%', '%%')}: %s" for name in names]
-    return "".join(("NATS/1.0", *lines, _END.decode()))
+    return "".join(("NATS/1.0", *lines, _BLANK_LINE.decode()))
 
 
 def _keyed_layout(names: tuple[str, ...]) -> str:
