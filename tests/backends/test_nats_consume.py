@@ -10,6 +10,7 @@ import pytest
 from nats_kit import PATIENCE, QUIET, SLACK, Reader, api, in_time, publish, spec, stream_names
 from waiting import takes, until
 
+from incident_messaging.backends.nats import pull
 from incident_messaging.backends.nats.broker import NatsBroker
 from incident_messaging.errors import ConfigurationError, ConnectionFailed, ConsumeFailed, SubscribeFailed, Timeout
 from incident_messaging.record import Position
@@ -201,7 +202,7 @@ def test_a_confirmed_acknowledgement_is_on_the_server(
 
 def test_confirming_to_a_frozen_server_times_out(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
     server = nats_server_factory()
-    broker = new_broker(server.url)
+    broker = new_broker(server.url, request_timeout_ms=60_000)
     publish(broker, "t.orders", ["0"])
     reader = read(broker, "t.orders", acks=False)
     reader.wait(1)
@@ -257,7 +258,10 @@ def test_closing_twice_is_harmless_and_a_closed_one_delivers_nothing(
 # -- faults -------------------------------------------------------------------------------------------
 
 
-def test_consuming_rides_over_kill_and_restart(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
+def test_consuming_rides_over_kill_and_restart(
+    nats_server_factory: Servers, new_broker: Brokers, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "_SILENCE_SECS", 3600.0)  # what asks anew is the connection that is back
     server = nats_server_factory()
     broker = new_broker(server.url)
     reader = read(broker, "t.orders", prefetch=50)
@@ -323,7 +327,7 @@ def test_a_broken_connection_loses_no_place(
 
 def test_close_with_a_frozen_server_is_bounded(nats_server_factory: Servers, new_broker: Brokers, read: Read) -> None:
     server = nats_server_factory()
-    broker = new_broker(server.url)
+    broker = new_broker(server.url, request_timeout_ms=60_000)
     publish(broker, "t.orders", range(10))
     reader = read(broker, "t.orders", acks=False)
     reader.wait(10)

@@ -61,7 +61,7 @@ def test_close_is_final_and_may_be_called_again(bench: Bench) -> None:
     subscription = service.subscribe("orders", group="g")
     service.publish("orders", {"n": 1})
     with takes(at_most=bench.features.close_secs + SLACK):
-        assert service.close() == []
+        assert service.close(PATIENCE) == []
     with takes(at_most=1.0):
         assert service.close() == []
         assert subscription.close() == []
@@ -140,7 +140,7 @@ def test_close_while_others_publish(bench: Bench, later: Any) -> None:
     threads = [later(publish) for _ in range(8)]
     assert until(lambda: len(publishing) == 8, PATIENCE)
     with takes(at_most=bench.features.close_secs + SLACK):
-        service.close()
+        service.close(PATIENCE)
     for thread in threads:
         thread.join(PATIENCE)
     assert outcomes == ["closed"] * 8
@@ -158,7 +158,7 @@ def test_waiting_readers_end_when_the_subscription_closes(bench: Bench, later: A
 
     threads = [later(wait) for _ in range(3)]
     with takes(at_most=bench.features.close_secs + SLACK):
-        subscription.close()
+        subscription.close(PATIENCE)
     for thread in threads:
         thread.join(PATIENCE)
     assert outcomes == ["closed"] * 3

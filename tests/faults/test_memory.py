@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 WAYS = {"publish": (150_000, 60_000), "consume": (100_000, 40_000), "lag": (4_000, 2_000)}
 #: Megabytes that may be more at the most than with full windows: arenas of the allocator, clients' buffers, and
 #: callbacks that wait for a busy processor. What grew with the messages would be 90 and more.
-MORE = 60.0
+MORE = 50.0
 
 
 def held(rig: Rig, way: str, messages: int, full: int) -> dict[str, float]:

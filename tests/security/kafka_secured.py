@@ -186,8 +186,15 @@ class SecuredKafka:
         )
         for connection in psutil.Process().net_connections("tcp"):
             if connection.raddr and connection.raddr.port == self.ports[listener]:
-                with suppress(OSError), socket.socket(fileno=os.dup(connection.fd)) as client:
-                    client.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    own = os.dup(connection.fd)
+                    try:  # it may have been closed meanwhile, and be something else by now
+                        client = socket.socket(fileno=own)
+                    except OSError:
+                        os.close(own)
+                        raise
+                    with client:
+                        client.shutdown(socket.SHUT_RDWR)
 
     def _stores(self, listener: str) -> dict[str, str]:
         stores = {

@@ -335,15 +335,17 @@ def test_restarts_under_load_lose_and_repeat_nothing(
 
     sender = threading.Thread(target=load, name="load")
     sender.start()
-    for _ in range(2):
+    try:
+        for _ in range(2):
+            reached = len(outcomes.told)
+            assert until(lambda reached=reached: len(outcomes.told) > reached + 300, PATIENCE)
+            own.kill()
+            own.start()
         reached = len(outcomes.told)
-        assert until(lambda reached=reached: len(outcomes.told) > reached + 300, PATIENCE)
-        own.kill()
-        own.start()
-    reached = len(outcomes.told)
-    assert until(lambda: len(outcomes.told) > reached + 300, PATIENCE)
-    stop.set()
-    sender.join()
+        assert until(lambda: len(outcomes.told) > reached + 300, PATIENCE)
+    finally:
+        stop.set()
+        sender.join()
     assert set(outcomes.wait(90)) == {None}
     numbers = [int(m.value()) for m in Raw(own.bootstrap_servers).read(topic, outcomes.sent + 1)]
     assert numbers == list(range(-1, outcomes.sent))
