@@ -42,7 +42,7 @@ def test_the_latency_of_a_publish_does_not_count_its_wait_for_the_window(
     single.take(record)
     single.taken = SIZE
 
-    assert window.acquire(SIZE, Deadline(None))
+    assert window.acquire(SIZE, Deadline(None), Deadline(None))
     waiting = later(lambda: single.start(Deadline(None), Deadline.after(10_000)))
     assert until(lambda: window._waiting)
     jump(1_000)
