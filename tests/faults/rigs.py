@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import attrs
 import confluent_kafka
 import nats
 from history import name_of
+from nats.js.errors import ServiceUnavailableError
 from proxy import Proxy, proxy
 
 from incident_messaging.brokers import KafkaBroker, KafkaCluster, NatsCluster, NatsServer
@@ -50,22 +52,28 @@ class Rig(ABC):
 
 class NatsRig(Rig):
     def stored(self, topic: str) -> list[str]:
+        patience = time.monotonic() + 30.0
+
         async def read() -> list[str]:
             login = {name: self.settings["nats"].get(name) for name in ("user", "password")}
-            client = await nats.connect(self.broker.url, **login)  # type: ignore[union-attr]
-            stream, subject = client.jetstream(timeout=20), f"{PREFIX}.{topic}"
-            # The leader knows how many there are; the node that a consumer is given may not have caught up with it.
-            state = (await stream.stream_info(PREFIX.upper(), subjects_filter=subject)).state
-            place = await stream.pull_subscribe(subject, stream=PREFIX.upper())
-            found: list[str] = []
-            while len(found) < (state.subjects or {}).get(subject, 0):
-                for message in await place.fetch(500, timeout=20):
-                    found.append(name_of(json.loads(message.data)["payload"]))
-                    await message.ack()
-            await client.close()
-            return found
+            async with await nats.connect(self.broker.url, **login) as client:  # type: ignore[union-attr]
+                stream, subject = client.jetstream(timeout=20), f"{PREFIX}.{topic}"
+                # The leader knows how many there are; the node that a consumer is given may not have caught up with it.
+                state = (await stream.stream_info(PREFIX.upper(), subjects_filter=subject)).state
+                place = await stream.pull_subscribe(subject, stream=PREFIX.upper())
+                found: list[str] = []
+                while len(found) < (state.subjects or {}).get(subject, 0):
+                    for message in await place.fetch(500, timeout=20):
+                        found.append(name_of(json.loads(message.data)["payload"]))
+                        await message.ack()
+                return found
 
-        return asyncio.run(read())
+        while True:
+            try:
+                return asyncio.run(read())
+            except ServiceUnavailableError:  # the node has just come back, and knows no leader yet
+                if time.monotonic() > patience:
+                    raise
 
 
 class KafkaRig(Rig):
