@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from incident_messaging.backends.base import Archive
 from incident_messaging.backends.kafka import errors, settings
 from incident_messaging.backends.kafka.credentials import Making
 from incident_messaging.backends.kafka.link import DebugLog, log
+from incident_messaging.backends.kafka.places import begins
 from incident_messaging.backends.kafka.records import Arrival, raw_headers
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
@@ -163,20 +165,13 @@ class TopicArchive(Archive):
 
     def _shortened(self, ends: dict[int, tuple[int, int]], since: float) -> dict[int, tuple[int, int]]:
         """From the first record of each partition that is not older than a time."""
-        wanted = [TopicPartition(self._topic, partition, int(since * 1000)) for partition in ends]
+        places, start = [(self._topic, partition) for partition in ends], datetime.fromtimestamp(since, UTC)
         client = self._connected()
         try:
-            found = self._patiently(lambda: client.offsets_for_times(wanted, timeout=_ANSWER))
-            for place in found:
-                if place.error is not None:
-                    raise KafkaException(place.error)
+            found = self._patiently(lambda: begins(client, places, start, _ANSWER))
         except KafkaException as exc:
             raise self._failed(exc) from exc
-        # Where all are older there is no such record, and the answer is the end.
-        return {
-            place.partition: (place.offset if place.offset >= 0 else ends[place.partition][1], ends[place.partition][1])
-            for place in found
-        }
+        return {partition: (found[self._topic, partition], high) for partition, (_, high) in ends.items()}
 
     def _bounds(self, partition: int) -> tuple[int, int]:
         return self._connected().get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_ANSWER)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 
 from incident_messaging.backends.base import Archive
 from incident_messaging.backends.nats.streams import DENIED, Api, ApiError, Streams
-from incident_messaging.backends.nats.wire import Message
+from incident_messaging.backends.nats.wire import Message, unix
 from incident_messaging.deadline import Deadline
 from incident_messaging.errors import PublishFailed, SubscribeFailed, Timeout
 from incident_messaging.eventloop import EventLoop
@@ -38,7 +37,9 @@ class StreamArchive(Archive):
     def read(self, since: float = 0.0) -> Iterator[Received]:
         """See `Archive.read`."""
         for stream, last in self._ask(self._ends, "looking for its streams"):
-            sequence = self._ask(partial(self._first, stream, since, last), f"looking for a time in {stream}")
+            sequence = 1
+            if since:
+                sequence = self._ask(partial(self._first, stream, since, last), f"looking for a time in {stream}")
             while sequence <= last:
                 page = self._ask(partial(self._page, stream, sequence, last), f"reading from {stream}")
                 yield from page
@@ -77,10 +78,10 @@ class StreamArchive(Archive):
     async def _first(self, stream: str, since: float, last: int) -> int:
         """A sequence before which all of the topic was stored before a time: what a stream stores has rising times."""
         first, end = 1, last + 1
-        while since and first < end:
+        while first < end:
             middle = (first + end) // 2
             message = await self._get(stream, seq=middle, next_by_subj=self._topic)
-            if message is not None and message["seq"] <= last and _stored(message) < since:
+            if message is not None and message["seq"] <= last and unix(message["time"]) < since:
                 first = message["seq"] + 1
             else:
                 end = middle
@@ -122,10 +123,5 @@ def _opened(stream: str, message: dict[str, Any]) -> Received:
     body = base64.b64decode(message.get("data", ""))
     opened = Message(message["subject"], block, body)
     opened.position = Position(stream=stream, sequence=message["seq"])
-    opened.timestamp = _stored(message)
+    opened.timestamp = unix(message["time"])
     return opened
-
-
-def _stored(message: dict[str, Any]) -> float:
-    """When, in Unix seconds."""
-    return datetime.fromisoformat(message["time"]).timestamp()

@@ -20,7 +20,7 @@ from incident_messaging.backends.nats.connection import Connection
 from incident_messaging.backends.nats.dial import ADDRESS_SECS, dial, hang_up
 from incident_messaging.backends.nats.options import Refusal, bare
 from incident_messaging.backends.nats.streams import DENIED, STREAM_NOT_FOUND, Api, ApiError, Streams
-from incident_messaging.backends.nats.wire import publish_command
+from incident_messaging.backends.nats.wire import publish_command, unix
 from incident_messaging.config import MessagingConfig
 from incident_messaging.deadline import Deadline
 from incident_messaging.doctor import Finding, Scope, broken, not_done, ok, warning
@@ -278,7 +278,7 @@ class Checkup(doctor.Checkup):
                 before = time.time()
                 self.streams[name] = answer = self.ask(f"STREAM.INFO.{name}")
                 if "ts" in answer:
-                    self.times = findings.unix(answer["ts"]), before, time.time()
+                    self.times = unix(answer["ts"]), before, time.time()
         except ApiError as exc:
             yield warning(f"streams are not looked at: {exc}", findings.allow(f"$JS.API.STREAM.INFO.{name}"))
 
@@ -364,7 +364,7 @@ class Checkup(doctor.Checkup):
                 rule = findings.allow(f"$JS.API.STREAM.MSG.GET.{stream}")
                 return warning(f"how old the unread messages are is not known: {exc}", rule)
             return ok(f"{consumer['name']} has read all")
-        return group_findings.lag(consumer, self.streams[stream], findings.unix(oldest["time"]))
+        return group_findings.lag(consumer, self.streams[stream], unix(oldest["time"]))
 
     def look_at_handlers(self) -> Iterator[Finding]:
         """How long handlers take, as a worker has measured it, and how long the server waits for them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
@@ -13,6 +12,7 @@ import attrs
 from incident_messaging import topics
 from incident_messaging.backends.groups import GroupPlace, is_under
 from incident_messaging.backends.nats.streams import CONSUMER_NOT_FOUND, DENIED, Api, ApiError, Streams
+from incident_messaging.backends.nats.wire import unix
 from incident_messaging.config import MessagingConfig
 
 _NO_MESSAGE = (10037, 10057)
@@ -111,7 +111,7 @@ class Durables:
                 if exc.code not in (*_NO_MESSAGE, DENIED):
                     raise
             else:
-                times.append(datetime.fromisoformat(answer["message"]["time"]).timestamp())
+                times.append(unix(answer["message"]["time"]))
         return min(times, default=None)
 
 

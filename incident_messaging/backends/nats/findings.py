@@ -7,7 +7,6 @@ Commands are those of the ``nats`` tool (https://github.com/nats-io/natscli), li
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
 from math import ceil
 from typing import Any
 
@@ -32,11 +31,6 @@ _Told = Mapping[str, Any]
 #: What turns JetStream on.
 JETSTREAM = '"jetstream { store_dir: DIR }" in nats.conf, and "jetstream: enabled" in the account; then start it anew'
 _A_WEEK = 604_800
-
-
-def unix(text: str) -> float:
-    """The server's RFC 3339 as Unix seconds."""
-    return datetime.fromisoformat(text).timestamp()
 
 
 # Connections and rights.

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from incident_messaging import topics
-from incident_messaging.backends.nats.findings import unix
 from incident_messaging.backends.nats.places import REACHED
 from incident_messaging.backends.nats.streams import nanos
+from incident_messaging.backends.nats.wire import unix
 from incident_messaging.config import MessagingConfig
 from incident_messaging.doctor import HALF, Finding, broken, ok, spoken, warning
 

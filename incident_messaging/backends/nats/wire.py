@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -185,6 +186,11 @@ def told_by(reply: str) -> tuple[int, int, int, int, int]:
         raise ValueError(f"not a JetStream reply subject: {reply:.200}")
     times, sequence, delivery, nanos, pending = tokens[4:9] if len(tokens) == _ACK_TOKENS else tokens[6:11]
     return int(times), int(sequence), int(delivery), int(nanos), int(pending)
+
+
+def unix(text: str) -> float:
+    """The server's RFC 3339 as Unix seconds."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def decode(raw: bytes) -> str:
