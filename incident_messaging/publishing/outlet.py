@@ -57,10 +57,7 @@ class Window:
     def acquire(self, size: int, block: Deadline, until: Deadline) -> bool:
         """Take a place for so many bytes, given back a moment after ``until``; false if none was free by ``block``."""
         with self._lock:
-            in_flight = self._in_flight
-            # `_room`, without the call.
-            has_room = not in_flight or (in_flight < self._messages and self._bytes + size <= self._size)
-            if not has_room and not self._wait_for_room(size, block):
+            if self._in_flight and not self._room(size) and not self._wait_for_room(size, block):
                 return False
             self._in_flight += 1
             self._bytes += size

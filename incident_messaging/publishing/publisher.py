@@ -142,7 +142,7 @@ class Publisher:
         """Hand over; promises and errors as ``MessagingService.publish_nowait``."""
         deadline = self._deadline = self._deadline.renewed(self._timeout)
         route = self._route(message.topic, backend)
-        if len(route.outlets) == 1 and tracing.installed() is None:
+        if _is_usual(route):
             single = SingleFuture(route.outlets[0], message.payload, route.topic, self._callbacks)
             single.taken = self._write(single, message, route.full, route.backends)
             single.start(block, deadline)
@@ -188,7 +188,7 @@ class Publisher:
             route = run.route
             if route is None or message.topic != route.topic:
                 route = run.route = self._route(message.topic, None)
-            if len(route.outlets) == 1 and tracing.installed() is None:
+            if _is_usual(route):
                 run.add(self._single(message, route, batch, index))
                 return
             run.start()
@@ -241,7 +241,7 @@ class Publisher:
         index: int = 0,
     ) -> tuple[Record, Publication | None]:
         """What is sent, and its publication; none where messaging is disabled."""
-        if len(route.outlets) == 1 and tracing.installed() is None:
+        if _is_usual(route):
             single = self._single(message, route, waiter, index)
             single.start(block, deadline)
             return single, single
@@ -330,6 +330,11 @@ class Publisher:
         for backend in backends:
             self._meter.publish_failed(label, backend.value, error)
         return error if topic is None else error.about(topic=str(topic))
+
+
+def _is_usual(route: Route) -> bool:
+    """Whether a publish is one object: to one broker, and no tracer looks on."""
+    return len(route.outlets) == 1 and tracing.installed() is None
 
 
 def _followed(message: Message, route: Route, record: Record) -> tracing.Sending | None:

@@ -243,14 +243,10 @@ class Publisher:
 
     def _end_all(self, numbers: Iterable[int]) -> None:
         """End many well at once."""
-        pop = self._pending.pop
+        end = self._end
         with self._burst():
             for number in numbers:
-                try:
-                    if (parcel := pop(number, None)) is not None:
-                        parcel(None, False, None)
-                except Exception:
-                    _log.exception("the outcome of a record could not be told")
+                end(number)
 
     @contextmanager
     def _burst(self) -> Iterator[None]:
